@@ -1,0 +1,9 @@
+package protocol
+
+// AppendString appends s as a JSON string. See appendEscaped for what it does
+// to characters that need care.
+func AppendString(b []byte, s string) []byte {
+	b = append(b, '"')
+	b = appendEscaped(b, s)
+	return append(b, '"')
+}
