@@ -1,0 +1,175 @@
+package accounting
+
+import (
+	"cmp"
+	"sync"
+	"time"
+
+	"github.com/athena-hub/athena/protocol"
+)
+
+// Other is the tenant and the model that stand for all those that there is no
+// room for. A real one of this name is counted with them.
+const Other = "other"
+
+// A Key says whom a call is counted for.
+type Key struct{ Provider, Model, Tenant string }
+
+// Limits bound what calls may take. The zero value of each is no limit.
+type Limits struct {
+	RequestsPerMinute, TokensPerMinute int64
+}
+
+// Options configure a Ledger. Zero values stand for the defaults.
+type Options struct {
+	// Providers are the limits of those that have any, by name.
+	Providers map[string]Limits
+	// Tenant are the limits that each tenant has for itself.
+	Tenant Limits
+	// Cost returns what a usage costs, in US dollars; ok is false where no
+	// price is known. It is called concurrently, without locks of the Ledger.
+	// Where it is nil no price is known.
+	Cost func(provider, model string, u *protocol.Usage) (usd float64, ok bool)
+	// MaxTenants bounds how many tenants are told apart; 10,000 by default.
+	// Those that come later share limits and totals, under the name Other.
+	MaxTenants int
+	// MaxModels bounds the models, of all providers together, that are told
+	// apart; 1,000 by default. Those that come later are counted as Other.
+	MaxModels int
+	// MaxTotals bounds how many combinations of provider, model and tenant are
+	// counted each by itself; 100,000 by default, about 20 MB. Later ones are
+	// counted under their provider with model and tenant Other.
+	MaxTotals int
+}
+
+// maxProviders and maxNameBytes bound names that come from configuration or
+// have been checked before; they matter only if that changes.
+const (
+	maxProviders = 1000
+	maxNameBytes = 256
+)
+
+// A Ledger keeps the books. Its methods may be called concurrently.
+type Ledger struct {
+	// Set by New, then read-only.
+	opts Options
+
+	// One lock for all of it: a reservation takes from provider and tenant at
+	// once, and a call to a provider costs milliseconds where this costs less
+	// than one microsecond (BenchmarkReserveAndSettle).
+	mu        sync.Mutex
+	providers map[string]*account // guarded by mu: those with limits
+	tenants   map[string]*account // guarded by mu
+	names     map[string]struct{} // guarded by mu: the providers in totals
+	models    map[string]struct{} // guarded by mu
+	totals    map[Key]*Total      // guarded by mu
+}
+
+// An account is what a provider or a tenant may spend. Its buckets are guarded
+// by the ledger's mu.
+type account struct{ requests, tokens bucket }
+
+func newAccount(l Limits, now time.Time) *account {
+	return &account{newBucket(l.RequestsPerMinute, now), newBucket(l.TokensPerMinute, now)}
+}
+
+// New returns a Ledger whose buckets are full.
+func New(o Options) *Ledger {
+	o.MaxTenants = cmp.Or(o.MaxTenants, 10_000)
+	o.MaxModels = cmp.Or(o.MaxModels, 1000)
+	o.MaxTotals = cmp.Or(o.MaxTotals, 100_000)
+	l := &Ledger{
+		opts:      o,
+		providers: make(map[string]*account, len(o.Providers)),
+		tenants:   make(map[string]*account),
+		names:     make(map[string]struct{}),
+		models:    make(map[string]struct{}),
+		totals:    make(map[Key]*Total),
+	}
+	now := time.Now()
+	for name, limits := range o.Providers {
+		l.providers[name] = newAccount(limits, now)
+	}
+	return l
+}
+
+// Reserve takes one request and so many tokens from the provider and the
+// tenant of k, or, if either can't give them, nothing from any. Then it
+// returns nil and how long it takes until it can, if nobody else takes or owes
+// anything in the meantime.
+//
+// Each limit is a bucket that holds a minute's worth and refills
+// continuously: from a full one a minute's worth may be taken at once. More
+// tokens than that may be reserved when the bucket is full, and leave it in
+// debt.
+//
+// A reservation must be ended by Settle or Release.
+func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
+	tokens = min(max(tokens, 0), maxTokens)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	tenant, a := l.tenant(k.Tenant, now)
+	k.Tenant = tenant
+	r := &Reservation{ledger: l, key: k, accounts: [2]*account{l.providers[k.Provider], a}}
+	var wait time.Duration
+	for _, a := range r.accounts {
+		if a == nil {
+			continue
+		}
+		a.requests.refill(now)
+		a.tokens.refill(now)
+		wait = max(wait, a.requests.wait(1), a.tokens.wait(tokens))
+	}
+	if wait > 0 {
+		return nil, wait
+	}
+	for i, a := range r.accounts {
+		if a != nil {
+			a.requests.take(1)
+			r.taken[i] = a.tokens.take(tokens)
+		}
+	}
+	return r, 0
+}
+
+// tenant returns the name that a tenant is counted under, and its account. It
+// is called with mu held.
+func (l *Ledger) tenant(name string, now time.Time) (string, *account) {
+	if a, ok := l.tenants[name]; ok {
+		return name, a
+	}
+	// Other has its place beside the bound.
+	name = bounded(name, len(l.tenants), l.opts.MaxTenants)
+	a, ok := l.tenants[name]
+	if !ok {
+		a = newAccount(l.opts.Tenant, now)
+		l.tenants[name] = a
+	}
+	return name, a
+}
+
+// Left is what a provider's minute still allows.
+type Left struct {
+	// Requests and Tokens are what may be taken now; -1 where there is no
+	// limit, 0 also in debt.
+	Requests, Tokens int64
+	Limits           Limits
+}
+
+// Left returns what the minute still allows the provider.
+func (l *Ledger) Left(provider string) Left {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, ok := l.providers[provider]
+	if !ok {
+		return Left{Requests: -1, Tokens: -1}
+	}
+	now := time.Now()
+	a.requests.refill(now)
+	a.tokens.refill(now)
+	return Left{
+		Requests: a.requests.left(), Tokens: a.tokens.left(),
+		Limits: Limits{RequestsPerMinute: a.requests.limit, TokensPerMinute: a.tokens.limit},
+	}
+}
