@@ -1,0 +1,321 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/athena-hub/athena/internal/problem"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// Commands does what clients ask for over a WebSocket. The context carries the
+// values of the request that opened the connection, the caller's identity
+// among them, and ends with the connection. Errors go to the client as
+// protocol.AsError makes them.
+type Commands interface {
+	// Analyze starts an analysis and returns its stream.
+	Analyze(ctx context.Context, request []byte) (stream string, err error)
+	// Cancel ends one; cancelling one that has ended is no error.
+	Cancel(ctx context.Context, stream string) error
+	// Authenticate checks a fresh token for the connection.
+	Authenticate(ctx context.Context, token string) error
+}
+
+// Metrics is told what the transports do. transport is one of the protocol's
+// names. Methods are called from many goroutines and must be quick.
+type Metrics interface {
+	// Opened and Closed bracket a connection; a long-poll is one while it waits.
+	Opened(transport string)
+	Closed(transport string, reason string)
+	// Wrote tells of one message: how many events it carried, how many more
+	// were merged into those, its payload in bytes, and by how many events its
+	// furthest cursor was behind.
+	Wrote(transport string, events, merged, bytes int, lag uint64)
+}
+
+// Options tune a Hub. Zero values mean the defaults.
+type Options struct {
+	// Node is this node's name in welcome messages.
+	Node string
+	// Heartbeat is how long a connection may be idle before the server says
+	// that it is there. Default 15 s.
+	Heartbeat time.Duration
+	// WriteTimeout bounds one write to a connection. A client that takes
+	// longer is closed, and resumes from its cursor. Default 30 s.
+	WriteTimeout time.Duration
+	// MessageBytes is about how much one message carries. Default 31 KiB, below
+	// the 32 KiB that some WebSocket clients read at most unless told otherwise.
+	MessageBytes int
+	// PollBytes is about how much the answer to one long-poll carries. Default
+	// 256 KiB.
+	PollBytes int
+	// PollLinger is how long a long-poll that has something waits for more.
+	// Default 20 ms.
+	PollLinger time.Duration
+	// PollMaxWait bounds how long a long-poll waits. Default 60 s.
+	PollMaxWait time.Duration
+	// ReconnectDelay is what clients are told to wait before they come back,
+	// give or take half. Default 2 s.
+	ReconnectDelay time.Duration
+	// HistoryTimeout bounds one read of history. Default 10 s.
+	HistoryTimeout time.Duration
+	// CommandTimeout bounds one command, and how long a client may take to
+	// send one message. Default 30 s.
+	CommandTimeout time.Duration
+	// MaxStreams bounds the streams of one connection. Default 64.
+	MaxStreams int
+	// MaxConnections bounds the connections of this node. Default 15,000.
+	MaxConnections int
+	// MaxCommandBytes bounds one message of a WebSocket client. Default 1.25 MiB.
+	MaxCommandBytes int64
+	// Commands is needed for WebSocket commands beyond subscribing.
+	Commands Commands
+	// AllowOrigin decides whether a browser page may open a WebSocket. Where it
+	// is nil only pages of the server's own host may.
+	AllowOrigin func(*http.Request) bool
+	Metrics     Metrics
+	Logger      zerolog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	o.Node = cmp.Or(o.Node, "athena")
+	o.Heartbeat = cmp.Or(o.Heartbeat, 15*time.Second)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
+	o.MessageBytes = cmp.Or(o.MessageBytes, 31<<10)
+	o.PollBytes = cmp.Or(o.PollBytes, 256<<10)
+	o.PollLinger = cmp.Or(o.PollLinger, 20*time.Millisecond)
+	o.PollMaxWait = cmp.Or(o.PollMaxWait, 60*time.Second)
+	o.ReconnectDelay = cmp.Or(o.ReconnectDelay, 2*time.Second)
+	o.HistoryTimeout = cmp.Or(o.HistoryTimeout, 10*time.Second)
+	o.CommandTimeout = cmp.Or(o.CommandTimeout, 30*time.Second)
+	o.MaxStreams = cmp.Or(o.MaxStreams, 64)
+	o.MaxConnections = cmp.Or(o.MaxConnections, 15_000)
+	o.MaxCommandBytes = cmp.Or(o.MaxCommandBytes, 5<<18)
+	if o.Commands == nil {
+		o.Commands = noCommands{}
+	}
+	if o.Metrics == nil {
+		o.Metrics = noMetrics{}
+	}
+	return o
+}
+
+// A Hub serves the three transports. Its Serve methods are for HTTP handlers.
+type Hub struct {
+	opts   Options
+	feeds  *Feeds
+	source Source
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // sessions' writers and the heart
+	readers sync.WaitGroup // WebSockets' readers
+
+	draining atomic.Bool
+	drained  chan struct{} // closed when draining begins
+	places   atomic.Int64  // connections that were admitted and have not left
+	now      atomic.Int64  // unix nanoseconds, as of the heart's last tick
+
+	mu       sync.Mutex
+	sessions map[*session]struct{} // guarded by mu
+	closed   bool                  // guarded by mu: no session may start
+}
+
+// New returns a hub whose streams come from feeds and, where they have none,
+// from source. Close ends its goroutines.
+func New(feeds *Feeds, source Source, o Options) *Hub {
+	h := &Hub{opts: o.withDefaults(), feeds: feeds, source: source,
+		drained: make(chan struct{}), sessions: make(map[*session]struct{})}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.now.Store(time.Now().UnixNano())
+	h.wg.Go(h.heart)
+	return h
+}
+
+// Connections returns how many clients are connected, waiting long-polls and
+// those that are just coming included.
+func (h *Hub) Connections() int { return int(h.places.Load()) }
+
+// Options returns the options with the defaults filled in.
+func (h *Hub) Options() Options { return h.opts }
+
+// Collect waits until the stream has ended, or ctx has, and returns what it
+// says until then. The error is ctx's only if nothing could be read at all.
+func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript, protocol.Metadata, error) {
+	p := newPoll()
+	subs, err := h.subscribeAll(ctx, []protocol.Cursor{{Stream: stream}}, p)
+	if err != nil {
+		return nil, protocol.Metadata{}, err
+	}
+	defer h.unsubscribeAll(subs)
+	var t protocol.Transcript
+	var b batch
+	for {
+		b.reset()
+		// Without ctx: what is there is told even when the wait is over.
+		if _, err := h.gather(h.ctx, &b, subs, 0, h.opts.PollBytes, true); err != nil {
+			return nil, protocol.Metadata{}, err
+		}
+		for i := range b.items {
+			ev, err := b.items[i].event.Event()
+			if err != nil {
+				return nil, protocol.Metadata{}, err
+			}
+			if err := t.Apply(&ev); err != nil {
+				return nil, protocol.Metadata{}, err
+			}
+		}
+		if len(b.items) > 0 {
+			continue
+		}
+		if !allDone(subs) && p.wait(ctx) {
+			continue
+		}
+		return &t, subs[0].feed.Metadata(), nil
+	}
+}
+
+// Metadata returns what the stream's events say in short.
+func (h *Hub) Metadata(ctx context.Context, stream string) (protocol.Metadata, error) {
+	f, err := h.feeds.Open(ctx, stream, h.source)
+	if err != nil {
+		return protocol.Metadata{}, err
+	}
+	defer h.feeds.Release(f)
+	return f.Metadata(), nil
+}
+
+// admit gives a connection its place, or says why it can't have one. Whoever
+// was admitted leaves.
+func (h *Hub) admit() error {
+	if h.draining.Load() {
+		return protocol.Errorf(protocol.CodeDraining, "this node is shutting down; another takes new connections").
+			WithRetryAfter(h.reconnectDelay())
+	}
+	if h.places.Add(1) > int64(h.opts.MaxConnections) {
+		h.places.Add(-1)
+		return protocol.Errorf(protocol.CodeOverloaded, "this node has its limit of %d connections", h.opts.MaxConnections).
+			WithRetryAfter(h.reconnectDelay())
+	}
+	return nil
+}
+
+func (h *Hub) leave() { h.places.Add(-1) }
+
+// drainEnding asks a client to move.
+func (h *Hub) drainEnding() *ending {
+	return &ending{reason: "drain", code: protocol.CloseDrain, move: h.reconnectDelay()}
+}
+
+func (h *Hub) reconnectDelay() time.Duration {
+	return jitter(h.opts.ReconnectDelay, rand.Float64())
+}
+
+// heart gives idle sessions their heartbeat and closes WebSockets that have
+// been silent for too long.
+func (h *Hub) heart() {
+	tick := time.NewTicker(h.opts.Heartbeat / 8)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			h.now.Store(now.UnixNano())
+			h.mu.Lock()
+			for s := range h.sessions {
+				s.tick(now)
+			}
+			h.mu.Unlock()
+		case <-h.ctx.Done():
+			return
+		}
+	}
+}
+
+// Drain asks every client to move to another node, or to come back later,
+// spread over the window, and waits until they are gone or ctx ends.
+func (h *Hub) Drain(ctx context.Context, window time.Duration) {
+	if h.draining.CompareAndSwap(false, true) {
+		close(h.drained)
+	}
+	h.mu.Lock()
+	sessions := make([]*session, 0, len(h.sessions))
+	for s := range h.sessions {
+		sessions = append(sessions, s)
+	}
+	h.mu.Unlock()
+
+	step := window / time.Duration(len(sessions)+1)
+	for _, s := range sessions {
+		s.end(*h.drainEnding())
+		if step > 0 && !sleep(ctx, step) {
+			break
+		}
+	}
+	for _, s := range sessions {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close ends every connection at once and waits for all goroutines.
+func (h *Hub) Close() {
+	if h.draining.CompareAndSwap(false, true) {
+		close(h.drained)
+	}
+	h.mu.Lock()
+	h.closed = true
+	for s := range h.sessions {
+		s.end(ending{reason: "shutdown", abort: true})
+	}
+	h.mu.Unlock()
+	h.cancel()
+	h.readers.Wait()
+	h.wg.Wait()
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// welcome is the first thing a client hears. On a WebSocket it has a type.
+func (h *Hub) welcome(typ string) []byte {
+	b, err := json.Marshal(protocol.Welcome{Type: typ, Node: h.opts.Node, HeartbeatMS: h.opts.Heartbeat.Milliseconds(), MaxStreams: h.opts.MaxStreams})
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	return b
+}
+
+func (h *Hub) refuse(w http.ResponseWriter, err error) { problem.Write(w, err) }
+
+type noCommands struct{}
+
+var errNoCommands = protocol.Errorf(protocol.CodeForbidden, "this server takes no commands")
+
+func (noCommands) Analyze(context.Context, []byte) (string, error) { return "", errNoCommands }
+func (noCommands) Cancel(context.Context, string) error            { return errNoCommands }
+func (noCommands) Authenticate(context.Context, string) error      { return errNoCommands }
+
+type noMetrics struct{}
+
+func (noMetrics) Opened(string)                       {}
+func (noMetrics) Closed(string, string)               {}
+func (noMetrics) Wrote(string, int, int, int, uint64) {}
