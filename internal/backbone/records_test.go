@@ -1,0 +1,142 @@
+package backbone_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/athena-hub/athena/internal/backbone"
+)
+
+func TestRunningJobsAreListedUntilTheyAreCleared(t *testing.T) {
+	b := open(t, backbone.Options{})
+	if got, err := b.Running(t.Context()); len(got) != 0 || err != nil {
+		t.Errorf("at first: %v, %v", got, err)
+	}
+	for i := range 20 {
+		if err := b.MarkRunning(t.Context(), fmt.Sprintf("s%02d", i), fmt.Appendf(nil, `{"n":%d}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		if i%4 == 0 {
+			continue
+		}
+		if err := b.ClearRunning(t.Context(), fmt.Sprintf("s%02d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.ClearRunning(t.Context(), "never"); err != nil {
+		t.Errorf("clearing what isn't there: %v", err)
+	}
+	if err := b.MarkRunning(t.Context(), "s04", []byte(`{"n":"again"}`)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Running(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids := slices.Sorted(maps.Keys(got)); !slices.Equal(ids, []string{"s00", "s04", "s08", "s12", "s16"}) {
+		t.Errorf("running: %v", ids)
+	}
+	if string(got["s04"]) != `{"n":"again"}` || string(got["s08"]) != `{"n":8}` {
+		t.Errorf("records: %q", got)
+	}
+	if err := b.MarkRunning(t.Context(), "s1", make([]byte, backbone.MaxRecordBytes+1)); !errors.Is(err, backbone.ErrTooLarge) {
+		t.Errorf("a record too large: %v", err)
+	}
+}
+
+func TestHistoryComesFromItsOwnerOrFailsAtOnce(t *testing.T) {
+	b := open(t, backbone.Options{})
+	start := time.Now()
+	if _, err := b.AskHistory(t.Context(), "s1", nil); !errors.Is(err, backbone.ErrNoOwner) {
+		t.Errorf("nobody serves it: %v", err)
+	}
+	if d := time.Since(start); d > 2*time.Second {
+		t.Errorf("it took %v to say so", d)
+	}
+	stop, err := b.ServeHistory("s1", func(q []byte) []byte {
+		if len(q) == 0 {
+			return make([]byte, backbone.MaxMessageBytes+1)
+		}
+		return append(q, '!')
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.AskHistory(t.Context(), "s1", []byte("after 3")); string(got) != "after 3!" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := b.AskHistory(t.Context(), "s1", nil); err == nil || errors.Is(err, backbone.ErrNoOwner) {
+		t.Errorf("a reply too large: %v", err)
+	}
+	stop()
+	if _, err := b.AskHistory(t.Context(), "s1", nil); !errors.Is(err, backbone.ErrNoOwner) {
+		t.Errorf("after stop: %v", err)
+	}
+}
+
+func TestAskingEndsWithItsContextWhileTheOwnerIsSilent(t *testing.T) {
+	b := open(t, backbone.Options{})
+	asked, release := make(chan struct{}), make(chan struct{})
+	stop, err := b.ServeHistory("s1", func([]byte) []byte {
+		close(asked)
+		<-release
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := b.AskHistory(ctx, "s1", nil)
+		failed <- err
+	}()
+	await(t, asked, "the request")
+	cancel()
+	if err := await(t, failed, "the end"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	close(release)
+}
+
+func TestAfterCloseEverythingSaysSo(t *testing.T) {
+	b := open(t, backbone.Options{})
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	for name, call := range map[string]func() error{
+		"PublishLive":   func() error { return b.PublishLive("s1", nil) },
+		"SubscribeLive": func() error { _, err := b.SubscribeLive("s1", func([]byte) {}); return err },
+		"AppendLog":     func() error { _, err := b.AppendLog(ctx, "s1", 0, batch(1, 1)); return err },
+		"ReadLog":       func() error { _, err := b.ReadLog(ctx, "s1", 0, 0); return err },
+		"LogTail":       func() error { _, _, _, err := b.LogTail(ctx, "s1"); return err },
+		"ServeHistory":  func() error { _, err := b.ServeHistory("s1", func([]byte) []byte { return nil }); return err },
+		"AskHistory":    func() error { _, err := b.AskHistory(ctx, "s1", nil); return err },
+		"MarkRunning":   func() error { return b.MarkRunning(ctx, "s1", nil) },
+		"ClearRunning":  func() error { return b.ClearRunning(ctx, "s1") },
+		"Running":       func() error { _, err := b.Running(ctx); return err },
+		"Ping":          func() error { return b.Ping(ctx) },
+		"Close":         func() error { return cmpNil(b.Close()) },
+	} {
+		if err := call(); !errors.Is(err, backbone.ErrClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// cmpNil makes the success of a second Close look like the others.
+func cmpNil(err error) error {
+	if err == nil {
+		return backbone.ErrClosed
+	}
+	return err
+}
