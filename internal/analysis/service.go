@@ -1,0 +1,288 @@
+package analysis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/athena-hub/athena/internal/accounting"
+	"github.com/athena-hub/athena/internal/resilience"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// ErrNotRunning says that no job of that id runs here: it has ended, or there
+// never was one. The caller, who knows the streams, knows which.
+var ErrNotRunning = errors.New("no such job runs here")
+
+// A Service runs jobs. Its methods may be called concurrently.
+type Service struct {
+	// Set by New, then read-only.
+	opts       Options
+	pool       *resilience.Pool
+	recaller   *recaller // nil without a cache
+	candidates []*candidate
+	idem       *idempotency
+	ledger     *accounting.Ledger
+
+	mu     sync.Mutex
+	jobs   map[string]*job   // guarded by mu: those without a terminal event yet
+	shared map[shareKey]*job // guarded by mu: those of them that equal requests may join
+	// busy counts what holds a place: jobs that start, jobs, and calls of
+	// providers that have not returned, even if their job has ended.
+	busy     int            // guarded by mu
+	draining bool           // guarded by mu
+	stopped  bool           // guarded by mu: Drain cancels what still starts
+	idle     chan struct{}  // closed once draining and busy is 0
+	stuck    map[string]int // guarded by mu: abandoned calls by provider
+}
+
+// New returns a Service. It starts nothing.
+func New(o Options) *Service {
+	o = o.withDefaults()
+	pool := resilience.NewPool(o.Pool)
+	cs := candidates(&o, pool)
+	return &Service{
+		opts:       o,
+		pool:       pool,
+		recaller:   newRecaller(&o, pool),
+		candidates: cs,
+		idem:       newIdempotency(o),
+		ledger:     newLedger(cs, &o),
+		jobs:       make(map[string]*job),
+		shared:     make(map[shareKey]*job),
+		idle:       make(chan struct{}),
+		stuck:      make(map[string]int),
+	}
+}
+
+// StartOptions are what a job's starter adds to the request.
+type StartOptions struct {
+	// IdempotencyKey makes Start return the job that the same owner started
+	// with it before; "" for none.
+	IdempotencyKey string
+	// RequestID names the client's request, in logs and to the provider.
+	RequestID string
+	// Owner is whom the job belongs to; "" where there is no authentication.
+	Owner string
+}
+
+// Info is what is known of a running job.
+type Info struct {
+	ID        string
+	Provider  string
+	Model     string
+	Analysis  protocol.AnalysisKind
+	Language  string
+	Owner     string
+	RequestID string
+	Started   time.Time
+}
+
+// Start starts a job and returns its id, which is its stream's too; created
+// is false if the idempotency key had already started it, or if it joined an
+// equal request's job that runs (see shareKey). The job outlives ctx, which is
+// only for starting it.
+//
+// Errors: invalid_request, payload_too_large, service_unavailable (no
+// provider), overloaded, draining, and what Streams.Create returned. req is not
+// changed.
+func (s *Service) Start(ctx context.Context, req *protocol.Request, o StartOptions) (id string, created bool, err error) {
+	r := *req
+	if n := len(r.Code); n > s.opts.MaxCodeBytes {
+		return "", false, protocol.Errorf(protocol.CodePayloadTooLarge, `field "code" has %d bytes, more than the limit of %d`, n, s.opts.MaxCodeBytes)
+	}
+	if err := r.Validate(); err != nil {
+		return "", false, err
+	}
+	list, fallback, err := s.plan(&r)
+	if err != nil {
+		return "", false, err
+	}
+	joined := false
+	start := func(confirm func(string) error) (id string, err error) {
+		j := &job{s: s, req: &r, list: list, fallback: fallback, interest: 1, ready: make(chan struct{})}
+		if j.key, j.cacheKey, err = shareKeyOf(&r, o.Owner); err != nil {
+			return "", err
+		}
+		// The request's values (a trace, say) stay with the job; its end does not.
+		j.ctx, j.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+		id, joined, err = s.join(ctx, j)
+		switch {
+		case err != nil:
+			return "", err
+		case joined:
+			if err := confirm(id); err != nil {
+				return "", errors.Join(err, s.Cancel(ctx, id, protocol.CancelClient)) // it leaves again
+			}
+			s.opts.Observer.Joined()
+			return id, nil
+		}
+		return s.start(ctx, j, o, confirm)
+	}
+	if o.IdempotencyKey == "" {
+		id, err = start(unkeyed)
+		return id, err == nil && !joined, err
+	}
+	id, created, err = s.idem.do(ctx, idempotencyKey{o.Owner, o.IdempotencyKey}, &r, start)
+	return id, created && !joined, err
+}
+
+// start completes j and runs it.
+func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm func(string) error) (id string, err error) {
+	started := false
+	defer func() {
+		s.mu.Lock()
+		if !started {
+			s.unshare(j)
+		}
+		s.mu.Unlock()
+		close(j.ready)
+	}()
+	if err := s.reserve(); err != nil {
+		return "", err
+	}
+	defer func() {
+		if !started {
+			s.release()
+		}
+	}()
+	id = protocol.NewStreamID()
+	w, err := s.opts.Streams.Create(ctx, id)
+	if err != nil {
+		return "", fmt.Errorf("create stream: %w", err)
+	}
+	if err := confirm(id); err != nil {
+		// Nobody knows of this stream, and every stream has an end.
+		return "", errors.Join(err, w.Append(protocol.TypeCancelled, &protocol.Cancelled{By: protocol.CancelOrphaned}))
+	}
+	j.w = w
+	j.info = Info{ID: id, Provider: j.list[0].Name(), Model: j.list[0].model, Analysis: j.req.Analysis, Language: language(j.req),
+		Owner: o.Owner, RequestID: o.RequestID, Started: time.Now()}
+	s.mu.Lock()
+	s.jobs[id] = j
+	if s.stopped {
+		// Drain has already cancelled the others. This stream exists, so it
+		// needs its terminal event too.
+		j.cancel(cancelled{protocol.CancelDrain})
+	}
+	s.mu.Unlock()
+	started = true
+	go func() {
+		defer s.release()
+		j.run()
+	}()
+	return id, nil
+}
+
+// reserve takes a place for a job.
+func (s *Service) reserve() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return protocol.Errorf(protocol.CodeDraining, "this node takes no new analyses").WithRetryAfter(s.opts.OverloadRetryAfter)
+	}
+	if s.busy >= s.opts.MaxJobs {
+		return protocol.Errorf(protocol.CodeOverloaded, "%d analyses run, which is the limit", s.busy).WithRetryAfter(s.opts.OverloadRetryAfter)
+	}
+	s.busy++
+	return nil
+}
+
+// release gives a place back.
+func (s *Service) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy--
+	s.checkIdle()
+}
+
+// checkIdle is called with mu held.
+func (s *Service) checkIdle() {
+	if s.draining && s.busy == 0 {
+		select {
+		case <-s.idle:
+		default:
+			close(s.idle)
+		}
+	}
+}
+
+// remove forgets a job that has its terminal event.
+func (s *Service) remove(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jobs, j.info.ID)
+}
+
+// abandon counts a call that did not return; its goroutine keeps a place until
+// it does, when it calls the function that is returned.
+func (s *Service) abandon(provider string) (returned func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy++
+	s.stuck[provider]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy--
+		if s.stuck[provider]--; s.stuck[provider] == 0 {
+			delete(s.stuck, provider)
+		}
+		s.checkIdle()
+	}
+}
+
+// Cancel asks a job to end, and returns before it has: its cancelled event
+// follows on the stream. If several requests share the job, a client's cancel
+// takes one of them away, and the last one's ends it. A job that is being
+// cancelled, or whose answer is whole already, ends as it was going to. The
+// error is ErrNotRunning if no such job runs here.
+func (s *Service) Cancel(_ context.Context, id string, by protocol.CancelReason) error {
+	s.mu.Lock()
+	j, ok := s.jobs[id]
+	s.mu.Unlock()
+	if !ok {
+		return ErrNotRunning
+	}
+	s.withdraw(j, by)
+	return nil
+}
+
+// Drain ends the service: no job starts any more, and those that run are
+// waited for until ctx ends, then cancelled. It returns once every stream has
+// its terminal event and every goroutine has ended. Its error is ctx's if jobs
+// had to be cancelled, and it also says if providers did not return within
+// AbortGrace and were left behind. Calling it again waits again.
+func (s *Service) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	s.checkIdle()
+	s.mu.Unlock()
+	select {
+	case <-s.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	s.stopped = true
+	n := len(s.jobs)
+	for _, j := range s.jobs {
+		j.cancel(cancelled{protocol.CancelDrain})
+	}
+	s.mu.Unlock()
+	err := fmt.Errorf("drain cancelled %d jobs: %w", n, context.Cause(ctx))
+	// A job's end takes at most the grace for its provider and the tries to
+	// write its terminal event.
+	limit := time.NewTimer(s.opts.AbortGrace + endTries*endRetryAfter + time.Second)
+	defer limit.Stop()
+	select {
+	case <-s.idle:
+		return err
+	case <-limit.C:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(err, fmt.Errorf("%d goroutines did not end; calls that did not return, by provider: %v", s.busy, s.stuck))
+}
