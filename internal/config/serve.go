@@ -1,0 +1,123 @@
+package config
+
+import (
+	"time"
+)
+
+// Serve is the configuration of `athena serve`, and a command of kong's (see
+// Options). Load fills it. Its tags are what users read in `athena serve
+// --help` and in the README's table; durations have units ("90s", "25ms") and
+// so do sizes ("16KiB", "4GiB", or a number of bytes).
+type Serve struct {
+	Config  string `group:"Server" placeholder:"FILE" help:"YAML file with settings. Variables and flags win over it."`
+	Listen  string `group:"Server" default:"127.0.0.1:8080" placeholder:"ADDR" help:"Address to listen on, HOST:PORT. Other than on loopback, an API key or --insecure is needed."`
+	DataDir string `group:"Server" placeholder:"DIR" help:"Directory for the stored streams. Default: $$XDG_DATA_HOME/athena, or ~/.local/share/athena."`
+	Node    string `group:"Server" default:"athena" help:"This node's name, of letters, digits, - and _. Clients see it; stored streams remember it."`
+
+	LogLevel  string `group:"Server" default:"info" enum:"trace,debug,info,warn,error,off" help:"What to log: trace, debug, info, warn, error or off."`
+	LogFormat string `group:"Server" default:"auto" enum:"auto,json,console" help:"How to log: json, console, or auto, which is console on a terminal and json elsewhere."`
+
+	APIKey        []Secret `name:"api-key" group:"Access" placeholder:"[NAME=]KEY" help:"A key that clients may use, at least 16 characters; NAME is for logs. Repeatable. Other users of the machine can see flags: prefer the variable or --api-key-file."`
+	APIKeyFile    string   `name:"api-key-file" group:"Access" placeholder:"FILE" help:"File of such keys, one a line; lines that begin with # are comments."`
+	Insecure      bool     `group:"Access" help:"Listen without API keys although the address is not loopback."`
+	AllowedOrigin []string `group:"Access" placeholder:"ORIGIN" help:"Origin whose pages may use the API, such as https://example.com or https://*.example.com. Repeatable. Pages of the server itself always may."`
+
+	Transports     []string      `group:"Transports" default:"websocket,sse,long-poll" help:"Transports to offer to clients that negotiate, in this order: websocket, sse, long-poll."`
+	Heartbeat      time.Duration `group:"Transports" default:"15s" help:"How long a connection may be idle before a heartbeat is sent."`
+	WriteTimeout   time.Duration `group:"Transports" default:"30s" help:"How long one write to a client may take. A slower client is closed, and resumes from its cursor."`
+	ProbeTimeout   time.Duration `group:"Transports" default:"3s" help:"How long clients wait for a transport's welcome before they try the next."`
+	ReconnectDelay time.Duration `group:"Transports" default:"2s" help:"How long clients are told to wait before they reconnect, give or take half."`
+	CoalesceWindow time.Duration `group:"Transports" default:"25ms" help:"Chunks of text that come within this time are merged into one event. 0 turns merging off."`
+	MessageBytes   Bytes         `group:"Transports" default:"31KiB" help:"About how much one message to a client carries. Some WebSocket clients read no more than 32 KiB."`
+	PollBytes      Bytes         `group:"Transports" default:"256KiB" help:"About how much the answer to one long-poll carries."`
+	PollMaxWait    time.Duration `group:"Transports" default:"60s" help:"How long a long-poll may wait at most."`
+	ResultMaxWait  time.Duration `group:"Transports" default:"10m" help:"How long POST /v1/analyses?wait= may wait at most."`
+	MaxStreams     int           `group:"Transports" default:"64" help:"Streams that one connection may watch, at most 64."`
+	MaxConnections int           `group:"Transports" default:"15000" help:"Clients that may be connected to this node."`
+
+	FeedBytes          Bytes         `group:"Streams" default:"4MiB" help:"Memory for the events of one stream. Older ones are read from disk."`
+	FeedsBytes         Bytes         `group:"Streams" default:"256MiB" help:"Memory for the events of all streams. Streams that have ended are dropped beyond it."`
+	HistoryAge         time.Duration `group:"Streams" default:"168h" help:"How long stored events are kept."`
+	HistoryBytes       Bytes         `group:"Streams" default:"4GiB" help:"Disk for all stored events. The oldest are dropped beyond it."`
+	HistoryStreamBytes Bytes         `group:"Streams" default:"64MiB" help:"Disk for the stored events of one stream."`
+	BatchInterval      time.Duration `group:"Streams" default:"250ms" help:"How long an event may wait until it is stored. A crash loses no more than this."`
+	BatchBytes         Bytes         `group:"Streams" default:"16KiB" help:"Events are stored at once when they are this large together."`
+
+	OrphanTimeout       time.Duration `group:"Analyses" default:"2m" help:"How long an analysis goes on while nobody watches it."`
+	ConnectTimeout      time.Duration `group:"Analyses" default:"10s" help:"How long connecting to a provider may take."`
+	HeaderTimeout       time.Duration `group:"Analyses" default:"60s" help:"How long a provider may take until its answer's headers."`
+	FirstContentTimeout time.Duration `group:"Analyses" default:"2m" help:"How long a provider may take until the first piece of its answer."`
+	IdleTimeout         time.Duration `group:"Analyses" default:"60s" help:"How long a provider may be silent within its answer."`
+	TotalTimeout        time.Duration `group:"Analyses" default:"30m" help:"How long an analysis may take as a whole."`
+	MaxCodeBytes        Bytes         `group:"Analyses" default:"1MiB" help:"Size of the code in one request."`
+	MaxOutputBytes      Bytes         `group:"Analyses" default:"4MiB" help:"Size of one answer. A longer one is cancelled."`
+	MaxAnalyses         int           `group:"Analyses" default:"256" help:"Analyses that may run at once."`
+
+	AfterContent    string        `group:"Failover" default:"restart" enum:"restart,continue" help:"When an answer breaks off after a part of it was sent: restart replaces it with a new answer, continue has the next provider go on behind it."`
+	HedgeAfter      time.Duration `group:"Failover" default:"8s" help:"How long a provider may be silent before another one is asked, too; the first to answer is taken. 0 turns this off."`
+	Degrade         bool          `group:"Failover" negatable:"" help:"Let the local analyser answer, marked as degraded, when no provider does and the request named none. Requests may say otherwise."`
+	HealthInterval  time.Duration `group:"Failover" default:"1m" help:"How often providers are asked, by a call that costs nothing, whether they work and take the key. 0 for never."`
+	CacheBytes      Bytes         `group:"Failover" default:"64MiB" help:"Memory for whole answers. When no provider can be reached, an equal request gets the earlier answer, marked as stale. 0 keeps none."`
+	CacheAge        time.Duration `group:"Failover" default:"24h" help:"How long such an answer is good."`
+	Recovery        []Recovery    `group:"Failover" placeholder:"CODE=STRATEGY" help:"What follows an error, instead of the default: retry, failover, queue, degrade or fail. Repeatable; a map in the file. The codes are timeout, connection_failed, service_unavailable, rate_limited, quota_exceeded, unauthorized, forbidden, invalid_request, invalid_response, stream_interrupted, content_filtered, context_too_long and internal."`
+	MaxAttempts     int           `group:"Failover" default:"6" help:"Calls of providers that one analysis may make."`
+	MaxRetries      int           `group:"Failover" default:"2" help:"How often one analysis may ask the same provider again after an error; once at most while there is another one to ask."`
+	RetryBackoff    time.Duration `group:"Failover" default:"250ms" help:"Wait before the first retry. It doubles with each, give or take a fifth."`
+	RetryBackoffMax time.Duration `group:"Failover" default:"10s" help:"Longest wait before a retry."`
+	RetryBudget     float64       `group:"Failover" default:"0.2" help:"Retries of one provider, as a share of its calls, over all analyses; a few more are allowed after a quiet time."`
+	RateLimitWait   time.Duration `group:"Failover" default:"15s" help:"Longest wait until the time that a provider names when it limits its callers. A longer one fails over."`
+	MinRate         Bytes         `group:"Failover" default:"0" help:"Bytes per second that an answer must come with; a slower one counts as broken off. 0 sets no bound."`
+	MinRateWindow   time.Duration `group:"Failover" default:"10s" help:"How long that is measured over."`
+
+	BreakerFailures  int           `group:"Breakers" default:"5" help:"Failures within the window that open a provider's breaker, if they are at least half of its calls. No analysis waits for a provider whose breaker is open."`
+	BreakerWindow    time.Duration `group:"Breakers" default:"30s" help:"How far back calls count."`
+	BreakerSlowAfter time.Duration `group:"Breakers" default:"60s" help:"A first piece of an answer that comes later than this counts as a failure. 0 turns this off."`
+	BreakerBackoff   string        `group:"Breakers" default:"exponential" enum:"linear,exponential,fibonacci" help:"How the time that a breaker stays open grows with each failed probe: linear, exponential or fibonacci."`
+	BreakerBase      time.Duration `group:"Breakers" default:"1s" help:"How long it stays open the first time, give or take a fifth."`
+	BreakerMax       time.Duration `group:"Breakers" default:"10s" help:"How long it stays open at most until the next probe."`
+	BreakerProbes    int           `group:"Breakers" default:"1" help:"Calls at once that probe whether the provider is back."`
+
+	ProviderConcurrency     int   `group:"Limits" default:"20" help:"Calls of one provider that may run at once."`
+	ProviderQueue           int   `group:"Limits" default:"100" help:"Analyses that may wait for one of these to end. Further ones go to another provider, or are refused."`
+	NetworkLimit            int   `group:"Limits" default:"50" help:"Calls over the network that may run at once, of all providers together."`
+	CPULimit                int   `name:"cpu-limit" group:"Limits" default:"5" help:"Analyses that the local analyser may run at once."`
+	MemoryLimit             int   `group:"Limits" default:"3" help:"Work at once that needs much memory."`
+	TenantRequestsPerMinute int64 `group:"Limits" default:"0" help:"Calls of providers that each tenant may cause in a minute. 0 sets no limit."`
+	TenantTokensPerMinute   int64 `group:"Limits" default:"0" help:"Tokens that each tenant may use in a minute. 0 sets no limit."`
+
+	ReadHeaderTimeout time.Duration `group:"HTTP" default:"10s" help:"How long a client may take to send a request's headers."`
+	BodyTimeout       time.Duration `group:"HTTP" default:"30s" help:"How long a client may take to send a request's body."`
+	KeepAlive         time.Duration `group:"HTTP" default:"2m" help:"How long a connection without a request is kept open."`
+	MaxHeaderBytes    Bytes         `group:"HTTP" default:"32KiB" help:"Size of a request's headers."`
+	DrainTimeout      time.Duration `group:"HTTP" default:"30s" help:"How long running analyses and connections are given at shutdown."`
+
+	// Providers are the providers in use, best first. Not a flag: they come
+	// from the file and from the vendors' variables.
+	Providers []Provider `kong:"-"`
+}
+
+// MaxStreamsLimit bounds MaxStreams, since a cursor of more streams is longer
+// than clients may send.
+const MaxStreamsLimit = 64
+
+// A Secret is text that must not be shown: it prints as "[redacted]".
+type Secret string
+
+const redacted = "[redacted]"
+
+// String hides the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+// GoString hides the secret from %#v.
+func (s Secret) GoString() string { return `"` + s.String() + `"` }
+
+// MarshalText hides the secret from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return string(s) }

@@ -1,0 +1,83 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"mime"
+	"net/http"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+)
+
+const (
+	// pagePolicy lets the page load what is its own, and nothing else.
+	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; " +
+		"manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	// apiPolicy is for answers that are no page, should a browser show one.
+	apiPolicy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+)
+
+// hashed matches the names that bundlers give to files whose content their
+// name tells.
+var hashed = regexp.MustCompile(`[-.][0-9A-Z]{8}\.[a-z0-9.]+$`)
+
+// types are those of the files that a page has. The machine's own table, which
+// mime reads too, may say otherwise.
+var types = map[string]string{
+	".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+	".json": "application/json", ".map": "application/json", ".svg": "image/svg+xml", ".png": "image/png", ".ico": "image/x-icon",
+	".woff2": "font/woff2", ".webmanifest": "application/manifest+json", ".txt": "text/plain; charset=utf-8",
+}
+
+// mountPage gives every file of the page a route of its own.
+func (g *Gateway) mountPage(page fs.FS) error {
+	return fs.WalkDir(page, ".", func(name string, d fs.DirEntry, err error) error {
+		// Files that begin with a dot are for tools, not for readers.
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") {
+			return err
+		}
+		if strings.ContainsAny(name, "{} ") {
+			return fmt.Errorf("page: the name %q can't be a route", name)
+		}
+		content, err := fs.ReadFile(page, name)
+		if err != nil {
+			return fmt.Errorf("page: %w", err)
+		}
+		route := "GET /" + name
+		if name == "index.html" {
+			route = "GET /{$}"
+		}
+		g.mux.Handle(route, pageFile(name, content))
+		return nil
+	})
+}
+
+func pageFile(name string, content []byte) http.Handler {
+	sum := sha256.Sum256(content)
+	etag := `"` + hex.EncodeToString(sum[:16]) + `"`
+	typ := types[path.Ext(name)]
+	if typ == "" {
+		typ = mime.TypeByExtension(path.Ext(name))
+	}
+	if typ == "" {
+		typ = "application/octet-stream"
+	}
+	caching := "no-cache" // asked for again each time, which costs a 304
+	if hashed.MatchString(name) {
+		caching = "public, max-age=31536000, immutable"
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", typ)
+		h.Set("Cache-Control", caching)
+		h.Set("ETag", etag)
+		h.Set("Content-Security-Policy", pagePolicy)
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	})
+}
