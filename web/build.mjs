@@ -1,0 +1,18 @@
+// Builds the page and the client into dist/, always to the same bytes, or with
+// --test the tests into build/test/.
+import { build } from "esbuild";
+import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
+
+const common = { bundle: true, format: "esm", target: "es2022", charset: "utf8", legalComments: "none", logLevel: "warning" };
+
+if (process.argv.includes("--test")) {
+  await rm("build/test", { recursive: true, force: true });
+  const tests = (await readdir("test")).filter((f) => f.endsWith(".test.ts")).sort();
+  await build({ ...common, entryPoints: tests.map((f) => `test/${f}`), outdir: "build/test", platform: "node", external: ["ws"], outExtension: { ".js": ".mjs" } });
+} else {
+  await rm("dist", { recursive: true, force: true });
+  await mkdir("dist", { recursive: true });
+  await build({ ...common, entryPoints: { app: "ui/app.ts", client: "client/index.ts" }, outdir: "dist", platform: "browser", minify: true });
+  await build({ ...common, entryPoints: { app: "ui/app.css" }, outdir: "dist", minify: true });
+  for (const f of ["index.html", "favicon.svg"]) await copyFile(`ui/${f}`, `dist/${f}`);
+}

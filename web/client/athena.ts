@@ -1,0 +1,253 @@
+import { Backoff, sleep, type BackoffOptions } from "./backoff.js";
+import { AthenaError, LinkError, problem, remedyOf } from "./errors.js";
+import { isObject, parseNegotiation, type AnalysisRequest, type JSONObject, type Negotiation, type Offer } from "./events.js";
+import { problemIn } from "./fetched.js";
+import type { LinkParams, LinkSink, WebSocketConstructor } from "./link.js";
+import { openFirst, TransportMemory, type SessionStore } from "./negotiate.js";
+import { Run, type Connection, type RunHost, type TransportChoice } from "./run.js";
+
+export interface AthenaOptions {
+  /** Where the hub is. Default: where the page came from. */
+  url?: string | URL;
+  /** An API key or token, or what gets one; asked again with `renew` when the server says that it ended. */
+  token?: string | ((renew: boolean) => string | undefined | Promise<string | undefined>);
+  /** Only this transport instead of the first that works. */
+  forceTransport?: TransportChoice;
+  /** For platforms without their own, such as Node 20 (npm `ws`). */
+  WebSocket?: WebSocketConstructor;
+  fetch?: typeof fetch;
+  /** Where to remember which transport worked. Default sessionStorage, where there is one. */
+  storage?: SessionStore;
+  backoff?: BackoffOptions;
+  /** How long to stay with what is not the best transport before trying the better again. Default 3 minutes. */
+  retryBetterMs?: number;
+}
+
+export interface WatchOptions {
+  /** The cursor to begin after. Default 0, the whole stream. */
+  after?: number;
+  /** Stops watching; it does not cancel the analysis. */
+  signal?: AbortSignal;
+  forceTransport?: TransportChoice;
+}
+
+const requestTimeoutMs = 15_000;
+const startAttempts = 6;
+
+/** A client of one hub. */
+export class Athena {
+  readonly #base: URL;
+  readonly #options: AthenaOptions;
+  readonly #fetch: typeof fetch;
+  readonly #memory: TransportMemory;
+  readonly #retryBetterMs: number;
+  #negotiation: Negotiation | undefined;
+  readonly #runs = new Set<WeakRef<Run>>();
+
+  constructor(options: AthenaOptions = {}) {
+    this.#options = options;
+    const url = options.url ?? (typeof location === "undefined" ? undefined : new URL(".", location.href));
+    if (url === undefined) throw new TypeError("Athena needs the url of a hub");
+    this.#base = new URL(url);
+    if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
+    this.#base.search = this.#base.hash = "";
+    this.#fetch = options.fetch ?? ((input, init) => fetch(input, init));
+    this.#retryBetterMs = options.retryBetterMs ?? 3 * 60_000;
+    this.#memory = new TransportMemory(options.storage ?? pageStore(), this.#retryBetterMs);
+    if (typeof window !== "undefined") {
+      window.addEventListener("online", () => {
+        this.#memory.forget(); // another network may let through what the last one didn't
+        for (const ref of this.#runs) ref.deref()?.reconnectNow();
+      });
+    }
+  }
+
+  /** Starts an analysis and watches it. A retried start never starts a second one. */
+  analyze(request: AnalysisRequest, options: Omit<WatchOptions, "after"> = {}): Run {
+    return this.#run((signal) => this.#start(request, signal), { ...options, after: 0 });
+  }
+
+  /** Watches a stream that someone has started. */
+  watch(stream: string, options: WatchOptions = {}): Run {
+    return this.#run(stream, options);
+  }
+
+  /** The answer of GET /v1/providers, as it is. */
+  async providers(signal?: AbortSignal): Promise<unknown> {
+    return this.#json("GET", "v1/providers", signal);
+  }
+
+  /** Metadata of a stream. */
+  async metadata(stream: string, signal?: AbortSignal): Promise<JSONObject> {
+    const m = await this.#json("GET", `v1/streams/${encodeURIComponent(stream)}`, signal);
+    if (!isObject(m)) throw new AthenaError(problem("invalid_response", "The server's answer is not what it should be"));
+    return m;
+  }
+
+  #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions): Run {
+    const host: RunHost = {
+      connect: (...args) => this.#connect(...args),
+      cancel: async (id, signal) => { await this.#json("DELETE", `v1/streams/${encodeURIComponent(id)}`, signal); },
+      endedAt: async (id, seq, signal) => {
+        const m = await this.metadata(id, signal);
+        return m["head"] === seq && m["state"] !== "running";
+      },
+      renew: async () => typeof this.#options.token === "function" && (await this.#options.token(true)) !== undefined,
+      backoff: () => new Backoff(this.#options.backoff),
+    };
+    const run = new Run(host, stream, o.after ?? 0, o.forceTransport ?? this.#options.forceTransport ?? "auto", o.signal);
+    const ref = new WeakRef(run);
+    this.#runs.add(ref);
+    run.finished().catch(() => undefined).finally(() => { this.#runs.delete(ref); });
+    return run;
+  }
+
+  /** Resolves a path of the hub; undefined for another origin, which must not get the token. */
+  #resolve(path: string): URL | undefined {
+    const url = new URL(path.replace(/^\/+/, ""), this.#base);
+    return url.origin === this.#base.origin ? url : undefined;
+  }
+
+  readonly #headers = async (): Promise<Record<string, string>> => {
+    const t = this.#options.token;
+    const token = typeof t === "function" ? await t(false) : t;
+    return token ? { Authorization: `Bearer ${token}` } : {};
+  };
+
+  /** One request; failures are LinkErrors that say what to do about them. */
+  async #request(method: string, path: string, signal: AbortSignal | undefined, init: RequestInit = {}): Promise<Response> {
+    const timeout = AbortSignal.timeout(requestTimeoutMs);
+    try {
+      const r = await this.#fetch(new URL(path, this.#base), {
+        ...init, method,
+        headers: { Accept: "application/json", ...(await this.#headers()), ...(init.headers as Record<string, string> | undefined) },
+        signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+        cache: "no-store",
+      });
+      if (r.ok) return r;
+      const p = await problemIn(r);
+      throw new LinkError(remedyOf(p), p.title, p.retry_after_ms, p);
+    } catch (e) {
+      signal?.throwIfAborted();
+      if (e instanceof LinkError) throw e;
+      throw new LinkError("reconnect", `${method} ${path}: ${e instanceof Error ? e.message : String(e)}`);
+    }
+  }
+
+  async #json(method: string, path: string, signal?: AbortSignal): Promise<unknown> {
+    try {
+      const r = await this.#request(method, path, signal);
+      const text = await r.text();
+      return text === "" ? undefined : (JSON.parse(text) as unknown);
+    } catch (e) {
+      if (e instanceof LinkError) throw asAthenaError(e);
+      throw e;
+    }
+  }
+
+  async #start(request: AnalysisRequest, signal: AbortSignal): Promise<string> {
+    const body = JSON.stringify(request);
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": randomKey() };
+    const backoff = new Backoff(this.#options.backoff);
+    let renewed = false;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const r = await this.#request("POST", "v1/analyses", signal, { body, headers });
+        const m: unknown = await r.json();
+        if (isObject(m) && typeof m["id"] === "string") return m["id"];
+        throw new LinkError("stop", "the server's answer has no id");
+      } catch (e) {
+        signal.throwIfAborted();
+        const why = e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
+        if (why.remedy === "credentials" && !renewed && typeof this.#options.token === "function") {
+          renewed = (await this.#options.token(true)) !== undefined;
+          if (renewed) continue;
+        }
+        if (why.remedy !== "reconnect" || attempt === startAttempts) throw asAthenaError(why);
+        await sleep(backoff.next(why.afterMs), signal);
+      }
+    }
+  }
+
+  async #negotiate(fresh: boolean, signal: AbortSignal): Promise<Negotiation> {
+    // A ticket is good for one connection.
+    if (this.#negotiation && !fresh && this.#negotiation.ticket === undefined) return this.#negotiation;
+    const r = await this.#request("POST", "v1/negotiate", signal);
+    try {
+      this.#negotiation = parseNegotiation(await r.json());
+    } catch (e) {
+      signal.throwIfAborted();
+      throw new LinkError("reconnect", `negotiation: ${e instanceof Error ? e.message : String(e)}`);
+    }
+    return this.#negotiation;
+  }
+
+  async #connect(
+    stream: string, after: number, choice: TransportChoice, fresh: boolean, sink: LinkSink, signal: AbortSignal,
+  ): Promise<Connection> {
+    const n = await this.#negotiate(fresh, signal);
+    const auto = choice === "auto";
+    const offers = auto ? this.#memory.order(n.offers) : n.offers.filter((o) => o.name === choice);
+    if (!auto && offers.length === 0) throw new LinkError("stop", `the server does not offer ${choice}`);
+    const params = (o: Offer): Omit<LinkParams, "probe"> => {
+      const url = this.#resolve(o.url);
+      if (!url) throw new LinkError("reconnect", `${o.name} is offered on another origin`);
+      return {
+        url, stream, after, headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
+        WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
+      };
+    };
+    const link = await openFirst(offers, n.probeTimeoutMs, signal, sink, params);
+    if (auto) this.#memory.worked(link.transport);
+    const best = n.offers[0];
+    return {
+      link,
+      heartbeatMs: link.welcome?.heartbeatMs || n.heartbeatMs,
+      better: async (live) => {
+        if (!auto || !best || best.name === link.transport) return false;
+        await this.#tryBetter(best.name, stream, live);
+        return true;
+      },
+    };
+  }
+
+  /** Resolves when the transport has proven itself, trying every few minutes. */
+  async #tryBetter(name: string, stream: string, signal: AbortSignal): Promise<void> {
+    const ignore: LinkSink = { events: () => undefined, received: () => undefined, atHead: () => undefined, ended: () => undefined };
+    for (;;) {
+      await sleep(this.#retryBetterMs, signal);
+      try {
+        const n = await this.#negotiate(true, signal);
+        const offer = n.offers.find((o) => o.name === name);
+        const url = offer && this.#resolve(offer.url);
+        if (!offer || !url) continue;
+        const probe = await openFirst([offer], n.probeTimeoutMs, signal, ignore, () => ({
+          url, stream, after: 0, headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
+          WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
+        }));
+        probe.abort();
+        this.#memory.worked(offer.name);
+        return;
+      } catch {
+        signal.throwIfAborted(); // otherwise: not yet
+      }
+    }
+  }
+}
+
+function asAthenaError(e: LinkError): AthenaError {
+  return new AthenaError(e.problem ?? problem("connection_failed", "The hub could not be reached", e.message));
+}
+
+function pageStore(): SessionStore | undefined {
+  try {
+    return typeof sessionStorage === "undefined" ? undefined : sessionStorage;
+  } catch {
+    return undefined; // the browser forbids it
+  }
+}
+
+/** crypto.randomUUID is missing on pages that came over plain HTTP. */
+function randomKey(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+}

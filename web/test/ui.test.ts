@@ -1,0 +1,66 @@
+/** What the page says of providers and attempts. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { parseEvent } from "../client/index.js";
+import { describeAttempt } from "../ui/attempts.js";
+import { describeErrors, describeTime, describeTrouble, describeUsage, describeUse, readProviders } from "../ui/providers.js";
+
+const event = (type: string, data: object) => parseEvent({ stream: "S", seq: 1, type, time: "", data });
+
+test("the gateway's own answer is read", () => {
+  const golden: unknown = JSON.parse(readFileSync(new URL("../../../internal/gateway/testdata/providers.json", import.meta.url), "utf8"));
+  const list = readProviders({ providers: golden, time: "2026-11-22T21:00:00.123Z" });
+  assert.equal(list.time, Date.UTC(2026, 10, 22, 21, 0, 0, 123));
+  const [claude, local] = list.providers;
+  assert.ok(claude && local && list.providers.length === 2);
+  assert.deepEqual([claude.name, claude.dialect, claude.state, claude.models], ["claude", "claude", "degraded", ["big", "small"]]);
+  assert.deepEqual([describeUse(claude), describeTime(claude.firstContentMs), describeErrors(claude.errorRate)], ["20 of 20, 7 waiting", "840 ms", "75 %"]);
+  assert.equal(describeUsage(claude), `41 calls · ${(120000).toLocaleString()} tokens in, ${(9000).toLocaleString()} out · $0.2250 · 3 estimated`);
+  assert.deepEqual(claude.troubles.map((t) => describeTrouble(t, list.time)), ["big: breaker open · 5 of 6 calls failed · next probe in 4 s"]);
+  assert.deepEqual([local.state, describeUse(local), describeTime(local.firstContentMs), describeErrors(local.errorRate), describeUsage(local)],
+    ["ok", "–", "–", "–", "–"]);
+});
+
+test("a list that is not what it should be is read as far as it goes", () => {
+  for (const v of [undefined, null, 7, "x", {}, { providers: 3 }, { providers: [null, 1, {}, { name: 5 }] }]) {
+    assert.deepEqual(readProviders(v), { providers: [], time: 0 });
+  }
+  const [p] = readProviders({ time: "soon", providers: [{ name: "p", state: "splendid", models: [1, "m"], model_info: { m: { calls: "many", breaker: 3 }, n: null }, usage: [] }] }).providers;
+  assert.deepEqual(p, { name: "p", dialect: "", models: ["m"], troubles: [], firstContentMs: undefined, state: "ok", errorRate: undefined, bulkhead: undefined, usage: undefined });
+});
+
+test("a breaker's probe is counted down to, and not past", () => {
+  const t = { model: "", state: "open", why: "", nextProbe: 10_000 } as const;
+  assert.deepEqual([0, 9_001, 10_000, 99_000].map((now) => describeTrouble(t, now)),
+    ["breaker open · next probe in 10 s", "breaker open · next probe in 1 s", "breaker open · next probe now", "breaker open · next probe now"]);
+  assert.equal(describeTrouble({ ...t, model: "m", state: "half_open", why: "slow" }, 0), "m: breaker half open · slow");
+});
+
+test("times and rates are short", () => {
+  assert.deepEqual([0, 999.4, 1000, 61_234].map(describeTime), ["0 ms", "999 ms", "1.0 s", "61.2 s"]);
+  assert.deepEqual([0, 0.126, 1].map(describeErrors), ["0 %", "13 %", "100 %"]);
+});
+
+test("each step of the way to an answer is described", () => {
+  const error = { code: "timeout", title: "t", status: 504, retryable: true };
+  const usage = { input_tokens: 1, output_tokens: 1, estimated: true };
+  const cases: [string, object, string | undefined][] = [
+    ["started", { provider: "claude", model: "m", analysis: "bugs", attempt: 1 }, "claude (m) is asked"],
+    ["started", { provider: "local", model: "", analysis: "bugs", attempt: 1 }, "local is asked"],
+    ["queued", { position: 3, reason: "concurrency" }, "Waiting for a place, position 3"],
+    ["queued", { position: 0, reason: "rate_limit", retry_after_ms: 1500 }, "Waiting for a rate limit, 1.5 s"],
+    ["retrying", { provider: "claude", attempt: 2, after_ms: 250, error }, "claude: timeout; asked again after 250 ms"],
+    ["retrying", { provider: "claude", attempt: 2, after_ms: 0 }, "claude: failed; asked again at once"],
+    ["failover", { from: "claude", to: "openai", attempt: 2, reason: "hedged", discard: false }, "claude → openai: hedged"],
+    ["failover", { from: "claude", to: "openai", attempt: 2, reason: "timeout", discard: true }, "claude → openai: timeout; what was said is dropped"],
+    ["failover", { from: "claude", to: "claude", attempt: 2, reason: "stream_interrupted", discard: true }, "claude starts again: stream_interrupted; what was said is dropped"],
+    ["failover", { from: "claude", to: "claude", attempt: 2, reason: "stream_interrupted", discard: false }, "claude goes on: stream_interrupted"],
+    ["completed", { degraded: true }, "Answered by the offline analyser, since no provider did"],
+    ["completed", { usage }, "Usage is estimated"],
+    ["completed", { degraded: true, usage }, "Answered by the offline analyser, since no provider did; usage is estimated"],
+    ["completed", {}, undefined],
+    ["chunk", { kind: "text", text: "x", attempt: 1 }, undefined],
+  ];
+  for (const [type, data, want] of cases) assert.equal(describeAttempt(event(type, data)), want);
+});

@@ -1,0 +1,199 @@
+/**
+ * A small Markdown renderer for answers that are still being written. It
+ * makes DOM nodes and never parses HTML, so nothing in an answer can become
+ * markup. render keeps the nodes of the blocks that have not changed: while
+ * text is added, only the last block is made again, and nothing flickers.
+ */
+
+interface Block { kind: "code" | "text" | "list" | "quote" | "heading" | "rule" | "table"; source: string }
+
+const listItem = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const heading = /^(#{1,6})\s+(.*?)\s*#*$/;
+const rule = /^\s{0,3}([-*_])(\s*\1){2,}\s*$/;
+const fence = /^\s{0,3}(`{3,}|~{3,})\s*([\w+#.-]*).*$/;
+const tableRule = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+
+/** Cuts the text into blocks. */
+function split(text: string): Block[] {
+  const lines = text.split("\n");
+  const blocks: Block[] = [];
+  for (let i = 0; i < lines.length; ) {
+    const line = lines[i] ?? "";
+    const start = i;
+    const take = (kind: Block["kind"]): void => { blocks.push({ kind, source: lines.slice(start, i).join("\n") }); };
+    const open = fence.exec(line);
+    if (line.trim() === "") {
+      i++;
+    } else if (open) {
+      const mark = open[1] ?? "```";
+      for (i++; i < lines.length; i++) {
+        const l = (lines[i] ?? "").trim();
+        if (l.startsWith(mark) && l.replaceAll(mark[0] ?? "`", "") === "") { i++; break; }
+      }
+      take("code");
+    } else if (heading.test(line)) {
+      i++;
+      take("heading");
+    } else if (rule.test(line)) {
+      i++;
+      take("rule");
+    } else if (line.startsWith(">")) {
+      while ((lines[i] ?? "").startsWith(">")) i++;
+      take("quote");
+    } else if (listItem.test(line)) {
+      i++;
+      while (i < lines.length) {
+        const l = lines[i] ?? "";
+        const next = lines[i + 1] ?? "";
+        if (l.trim() === "" ? !(listItem.test(next) || /^\s{2,}\S/.test(next)) : !(listItem.test(l) || /^\s{2,}\S/.test(l))) break;
+        i++;
+      }
+      take("list");
+    } else if (line.includes("|") && tableRule.test(lines[i + 1] ?? "x")) {
+      while ((lines[i] ?? "").includes("|")) i++;
+      take("table");
+    } else {
+      i++;
+      while (i < lines.length) {
+        const l = lines[i] ?? "";
+        if (l.trim() === "" || fence.test(l) || heading.test(l) || rule.test(l) || l.startsWith(">") || listItem.test(l)) break;
+        i++;
+      }
+      take("text");
+    }
+  }
+  return blocks;
+}
+
+const inlinePattern =
+  /(`+)([\s\S]*?[^`])\1(?!`)|\*\*([^*\n](?:[\s\S]*?[^*\s])?)\*\*|\*([^*\s](?:[^*]*[^*\s])?)\*|(?<![\w])_([^_\s](?:[^_]*[^_\s])?)_(?![\w])|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)/;
+
+/** A paragraph longer than this stays plain: the pattern's time grows with the square of it. */
+const maxInline = 20_000;
+
+/** Appends text with code, strong, emphasis and links to a node. */
+function inline(into: Node, text: string, depth = 0): void {
+  let rest = text;
+  while (rest !== "") {
+    const m = depth < 6 && rest.length < maxInline ? inlinePattern.exec(rest) : null;
+    if (!m) { into.appendChild(document.createTextNode(rest)); return; }
+    if (m.index > 0) into.appendChild(document.createTextNode(rest.slice(0, m.index)));
+    const [all, , code, strong, star, underscore, label, href] = m;
+    if (code !== undefined) {
+      into.appendChild(element("code", code.trim()));
+    } else if (strong !== undefined) {
+      inline(into.appendChild(element("strong")), strong, depth + 1);
+    } else if (label !== undefined && href !== undefined) {
+      const a = element("a");
+      a.href = href; // the pattern allows http and https only
+      a.rel = "noopener noreferrer";
+      a.target = "_blank";
+      inline(into.appendChild(a), label, depth + 1);
+    } else {
+      inline(into.appendChild(element("em")), star ?? underscore ?? "", depth + 1);
+    }
+    rest = rest.slice(m.index + all.length);
+  }
+}
+
+function element<K extends keyof HTMLElementTagNameMap>(name: K, text?: string): HTMLElementTagNameMap[K] {
+  const e = document.createElement(name);
+  if (text !== undefined) e.textContent = text;
+  return e;
+}
+
+/** Lists nest by indentation; lines that begin no item continue the one before. */
+function list(source: string): HTMLElement {
+  interface Open { indent: number; node: HTMLElement; item: HTMLElement }
+  const root = element("div");
+  const stack: Open[] = [];
+  for (const line of source.split("\n")) {
+    const m = listItem.exec(line);
+    const top = stack.at(-1);
+    if (!m) {
+      if (top && line.trim() !== "") inline(top.item, ` ${line.trim()}`);
+      continue;
+    }
+    const indent = (m[1] ?? "").length;
+    while (stack.length > 1 && indent < (stack.at(-1)?.indent ?? 0)) stack.pop();
+    const current = stack.at(-1);
+    const item = element("li");
+    inline(item, m[3] ?? "");
+    if (current && indent < current.indent + 2) {
+      current.node.append(item);
+      current.item = item;
+    } else {
+      const numbered = /\d/.test(m[2] ?? "");
+      const node = element(numbered ? "ol" : "ul");
+      if (numbered) node.setAttribute("start", String(parseInt(m[2] ?? "1", 10)));
+      node.append(item);
+      (current?.item ?? root).append(node);
+      stack.push({ indent, node, item });
+    }
+  }
+  const only = root.firstElementChild;
+  return root.childElementCount === 1 && only instanceof HTMLElement ? only : root;
+}
+
+function table(source: string): HTMLElement {
+  const t = element("table");
+  source.split("\n").forEach((line, i) => {
+    if (i === 1) return; // the rule
+    const row = t.appendChild(element("tr"));
+    for (const cell of line.trim().replace(/^\||\|$/g, "").split("|")) inline(row.appendChild(element(i === 0 ? "th" : "td")), cell.trim());
+  });
+  return t;
+}
+
+function make(b: Block, depth = 0): HTMLElement {
+  switch (b.kind) {
+    case "code": {
+      const lines = b.source.split("\n");
+      const open = fence.exec(lines[0] ?? "");
+      const closed = lines.length > 1 && (lines.at(-1) ?? "").trim().startsWith(open?.[1] ?? "```");
+      const pre = element("pre");
+      pre.tabIndex = 0; // it may have to be scrolled by keyboard
+      const code = pre.appendChild(element("code", lines.slice(1, closed ? -1 : undefined).join("\n")));
+      if (open?.[2]) code.dataset["language"] = open[2];
+      return pre;
+    }
+    case "heading": {
+      const m = heading.exec(b.source);
+      const level = Math.min(5, (m?.[1] ?? "#").length + 1);
+      const h = element(`h${level}` as "h2" | "h3" | "h4" | "h5");
+      inline(h, m?.[2] ?? "");
+      return h;
+    }
+    case "rule": return element("hr");
+    case "quote": {
+      const q = element("blockquote");
+      const inner = b.source.replace(/^> ?/gm, "");
+      if (depth < 6) q.append(...split(inner).map((i) => make(i, depth + 1)));
+      else q.textContent = inner;
+      return q;
+    }
+    case "list": return list(b.source);
+    case "table": return table(b.source);
+    case "text": {
+      const p = element("p");
+      inline(p, b.source);
+      return p;
+    }
+  }
+}
+
+/** Renders growing text into an element that is its own. */
+export class MarkdownView {
+  #blocks: Block[] = [];
+  constructor(private readonly into: HTMLElement) {}
+
+  render(text: string): void {
+    const blocks = split(text);
+    let same = 0;
+    while (same < blocks.length && same < this.#blocks.length
+      && blocks[same]?.source === this.#blocks[same]?.source && blocks[same]?.kind === this.#blocks[same]?.kind) same++;
+    while (this.into.childElementCount > same) this.into.lastElementChild?.remove();
+    for (const b of blocks.slice(same)) this.into.append(make(b));
+    this.#blocks = blocks;
+  }
+}

@@ -1,0 +1,98 @@
+import { byID } from "./dom.js";
+import {
+  describeErrors, describeTime, describeTrouble, describeUsage, describeUse, type ProviderList, type ProviderState, type ProviderStatus, type Trouble,
+} from "./providers.js";
+
+const refreshMs = 3000;
+const labels: Record<ProviderState, string> = { ok: "OK", degraded: "Degraded", down: "Down" };
+
+/** The providers and how they do: asked for while it is open and the tab is looked at. */
+export class Panel {
+  readonly #box = byID("providers-box", HTMLDetailsElement);
+  readonly #rows = byID("providers", HTMLElement);
+  readonly #note = byID("providers-note", HTMLElement);
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #ticker: ReturnType<typeof setInterval> | undefined;
+  #asking = false;
+  #again = false;
+  /** How far the server's clock is ahead of this one, in milliseconds. */
+  #ahead = 0;
+  #countdowns: { e: HTMLElement; trouble: Trouble }[] = [];
+
+  constructor(private readonly ask: () => Promise<ProviderList>) {
+    this.#box.addEventListener("toggle", () => { this.#changed(); });
+    document.addEventListener("visibilitychange", () => { this.#changed(); });
+  }
+
+  /** Asks now, if anybody looks. */
+  refresh(): void {
+    if (!this.#box.open || document.hidden) return;
+    if (this.#asking) this.#again = true; // what is under way may have been read too early
+    else void this.#refresh();
+  }
+
+  #changed(): void {
+    clearTimeout(this.#timer);
+    clearInterval(this.#ticker);
+    if (!this.#box.open || document.hidden) return;
+    this.#ticker = setInterval(() => { this.#count(); }, 1000);
+    this.refresh();
+  }
+
+  async #refresh(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#asking = true;
+    do {
+      this.#again = false;
+      try {
+        this.#draw(await this.ask());
+        this.#note.textContent = "";
+      } catch (e) {
+        this.#note.textContent = `Not up to date: ${e instanceof Error ? e.message : String(e)}`;
+      }
+    } while (this.#again);
+    this.#asking = false;
+    if (this.#box.open && !document.hidden) this.#timer = setTimeout(() => { this.refresh(); }, refreshMs);
+  }
+
+  #draw(list: ProviderList): void {
+    if (list.time > 0) this.#ahead = list.time - Date.now();
+    this.#countdowns = [];
+    this.#rows.replaceChildren(...list.providers.map((p) => this.#row(p)));
+    this.#count();
+  }
+
+  #count(): void {
+    const now = Date.now() + this.#ahead;
+    for (const { e, trouble } of this.#countdowns) {
+      const text = describeTrouble(trouble, now);
+      if (e.textContent !== text) e.textContent = text;
+    }
+  }
+
+  #row(p: ProviderStatus): HTMLElement {
+    const tr = document.createElement("tr");
+    tr.dataset["provider"] = p.name;
+    const name = document.createElement("th");
+    name.scope = "row";
+    const dot = document.createElement("span");
+    dot.className = "dot";
+    dot.dataset["state"] = p.state;
+    name.append(dot, p.name);
+    const state = document.createElement("td");
+    state.append(labels[p.state]);
+    for (const trouble of p.troubles) {
+      const e = document.createElement("div");
+      e.className = "trouble";
+      state.append(e);
+      this.#countdowns.push({ e, trouble });
+    }
+    const cells = [describeUse(p), describeTime(p.firstContentMs), describeErrors(p.errorRate), describeUsage(p)].map((text) => {
+      const td = document.createElement("td");
+      td.textContent = text;
+      return td;
+    });
+    tr.append(name, state, ...cells);
+    return tr;
+  }
+}
