@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/athena-hub/athena/internal/config"
+	"github.com/athena-hub/athena/protocol"
+)
+
+const (
+	// noServer is the --server that means this process.
+	noServer = "none"
+	// probeTimeout is how long a server on this machine may take to say that
+	// it is there.
+	probeTimeout = 300 * time.Millisecond
+	// defaultListen is where `athena serve` listens.
+	defaultListen = "127.0.0.1:8080"
+)
+
+// A backend is what runs the analysis: a server, or this process.
+type backend struct {
+	*client
+	// where is the server's address, or "" for this process.
+	where string
+	// stop ends what was started for it, within ctx.
+	stop func(ctx context.Context) error
+}
+
+// findBackend returns the server that was asked for; else one that runs on
+// this machine; else this process. note tells the user what is not as expected.
+func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
+	server, token := c.Server, c.Token
+	if server == "" {
+		server = variable(env, "ATHENA_SERVER")
+	}
+	if token == "" {
+		token = variable(env, "ATHENA_TOKEN")
+	}
+	switch {
+	case server == noServer:
+		return startInProcess(ctx, env, c.Config, log)
+	case server != "":
+		if c.Config != "" {
+			return nil, usageError("--config is for analysing in this process; a server has its own. Leave it out, or say --server %s", noServer)
+		}
+		base, err := serverURL(server)
+		if err != nil {
+			return nil, err
+		}
+		return remote(base, token), nil
+	case c.Config != "":
+		return startInProcess(ctx, env, c.Config, log)
+	}
+	if host := localServer(variable(env, "ATHENA_LISTEN")); host != "" {
+		b := remote(&url.URL{Scheme: "http", Host: host}, token)
+		probe, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := b.negotiate(probe)
+		cancel()
+		if err == nil {
+			return b, nil
+		}
+		if e, ok := errors.AsType[*protocol.Error](err); ok && errors.Is(e, protocol.ErrAuthentication) {
+			note(fmt.Sprintf("the server at %s takes a token (--token, ATHENA_TOKEN); analysing in this process instead", b.where))
+		}
+		_ = b.stop(ctx)
+	}
+	return startInProcess(ctx, env, "", log)
+}
+
+// serverURL checks an address that the user gave.
+func serverURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https"):
+		return nil, usageError("--server is %.100q; it must be an address such as http://127.0.0.1:8080, or %s", s, noServer)
+	case u.User != nil:
+		return nil, usageError("--server must not hold credentials; use --token or the variable ATHENA_TOKEN")
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, usageError("--server must end with its path, without ? and #")
+	}
+	return u, nil
+}
+
+// localServer is where `athena serve` with this setting can be asked from this
+// machine, or "" where it listens elsewhere.
+func localServer(listen string) string {
+	if listen == "" {
+		listen = defaultListen
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" {
+		return ""
+	}
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "" || err == nil && ip.IsUnspecified():
+		return net.JoinHostPort("127.0.0.1", port)
+	case strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback():
+		return net.JoinHostPort(host, port)
+	}
+	return ""
+}
+
+func remote(base *url.URL, token string) *backend {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment, // which leaves this machine out
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second,
+		MaxIdleConns:          2,
+		IdleConnTimeout:       30 * time.Second,
+		ForceAttemptHTTP2:     true,
+	}
+	return &backend{newClient(base, token, t), base.String(), func(context.Context) error {
+		t.CloseIdleConnections()
+		return nil
+	}}
+}
+
+// startInProcess starts a node as `athena serve` does, with the same providers,
+// that only this process can reach and that leaves nothing behind.
+func startInProcess(ctx context.Context, env *environment, file string, log zerolog.Logger) (_ *backend, err error) {
+	dir, err := os.MkdirTemp("", "athena-analyze-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for the analysis: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	args := []string{"--listen", "127.0.0.1:0", "--data-dir", dir}
+	if file != "" {
+		args = append(args, "--config", file)
+	}
+	cfg, err := config.Load(args, withoutKeys(env.environ))
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	// Nobody but this process can connect.
+	cfg.APIKey, cfg.APIKeyFile = nil, ""
+	n, err := newNode(ctx, cfg, log)
+	if err != nil {
+		return nil, fmt.Errorf("start the analyser: %w", err)
+	}
+	ln := newPipeListener()
+	served := make(chan error, 1)
+	go func() { served <- n.serve(ln) }()
+
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ln.dial(ctx) }}
+	return &backend{newClient(&url.URL{Scheme: "http", Host: "localhost"}, "", t), "", func(ctx context.Context) error {
+		t.CloseIdleConnections()
+		err := n.shutdown(ctx)
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = nil // cut off, as was asked for
+		}
+		return errors.Join(err, <-served, os.RemoveAll(dir))
+	}}, nil
+}
+
+// withoutKeys is the environment without the keys of clients: there are none.
+func withoutKeys(environ []string) []string {
+	var kept []string
+	for _, kv := range environ {
+		if !strings.HasPrefix(kv, "ATHENA_API_KEY=") && !strings.HasPrefix(kv, "ATHENA_API_KEY_FILE=") {
+			kept = append(kept, kv)
+		}
+	}
+	return kept
+}
+
+// variable is the value of an environment variable, the last if it is there
+// twice.
+func variable(env *environment, name string) (value string) {
+	for _, kv := range env.environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			value = v
+		}
+	}
+	return value
+}
+
+// A pipeListener is a listener inside the process: its connections are pipes,
+// which have deadlines as sockets do, and which nobody else can reach.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+var _ net.Listener = (*pipeListener)(nil)
+
+func newPipeListener() *pipeListener {
+	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
+	near, far := net.Pipe()
+	err := net.ErrClosed
+	select {
+	case l.conns <- far:
+		return near, nil
+	case <-l.closed:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	return nil, errors.Join(err, near.Close(), far.Close())
+}
+
+// Accept returns the other end of a connection that was dialled.
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close makes Accept and dial return.
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr is a name only.
+func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/athena-hub/athena/hub"
+	"github.com/athena-hub/athena/internal/accounting"
+	"github.com/athena-hub/athena/internal/analysis"
+	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/backbone"
+	"github.com/athena-hub/athena/internal/cache"
+	"github.com/athena-hub/athena/internal/config"
+	"github.com/athena-hub/athena/internal/gateway"
+	"github.com/athena-hub/athena/internal/resilience"
+	"github.com/athena-hub/athena/internal/stream"
+	"github.com/athena-hub/athena/internal/telemetry"
+	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/web"
+)
+
+// A node is everything that serves clients, wired together: each part is made
+// after those it stands on, and stopped before them.
+type node struct {
+	cfg       *config.Serve
+	log       zerolog.Logger
+	bus       *backbone.Backbone
+	feeds     *hub.Feeds
+	streams   *stream.Node
+	upstreams *upstreams
+	checkups  *checkups
+	analyses  *analysis.Service
+	hub       *hub.Hub
+	server    *gateway.Server
+}
+
+// newNode makes a node that is ready to serve: what an earlier process left
+// unfinished is ended.
+func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close(ctx))
+		}
+	}()
+	metrics := telemetry.NewMetrics(buildVersion())
+
+	n.bus, err = backbone.Open(ctx, backbone.Options{
+		DataDir: filepath.Clean(cfg.DataDir), Node: cfg.Node,
+		LogMaxAge: cfg.HistoryAge, LogMaxBytes: int64(cfg.HistoryBytes), LogMaxBytesPerStream: int64(cfg.HistoryStreamBytes),
+		OnDrop: func(id string, _ int) { n.streams.Dropped(id) },
+		Logger: log.With().Str("part", "backbone").Logger(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.feeds = hub.NewFeeds(hub.FeedLimits{FeedBytes: int(cfg.FeedBytes), TotalBytes: int64(cfg.FeedsBytes)})
+	metrics.ObserveFeeds(n.feeds.Len, n.feeds.Bytes, n.feeds.Evicted)
+	n.streams = stream.New(n.feeds, n.bus, stream.Options{
+		Node: cfg.Node, Sole: true,
+		CoalesceWindow: cfg.CoalesceWindow, BatchInterval: cfg.BatchInterval, BatchBytes: int(cfg.BatchBytes),
+		Metrics: metrics, Logger: log.With().Str("part", "streams").Logger(),
+	})
+	ended, err := n.streams.Recover(ctx)
+	if err != nil { // the others can be served
+		log.Error().Err(err).Msg("not every stream of the process before this one could be ended")
+	}
+	if ended > 0 {
+		log.Warn().Int("streams", ended).Msg("the process before this one died; the analyses it was running have failed")
+	}
+
+	if n.upstreams, err = newUpstreams(cfg); err != nil {
+		return nil, err
+	}
+	n.checkups = newCheckups(n.upstreams.entries, cfg.HealthInterval, log.With().Str("part", "providers").Logger())
+	n.analyses = analysis.New(analysis.Options{
+		Providers: n.upstreams.entries,
+		Streams: analysis.StreamsFunc(func(ctx context.Context, id string) (analysis.Writer, error) {
+			w, err := n.streams.Create(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			return w, nil
+		}),
+		MaxJobs: cfg.MaxAnalyses, MaxCodeBytes: int(cfg.MaxCodeBytes), MaxOutputBytes: int64(cfg.MaxOutputBytes),
+		HeaderTimeout: cfg.HeaderTimeout, FirstContentTimeout: cfg.FirstContentTimeout, IdleTimeout: cfg.IdleTimeout,
+		TotalTimeout: cfg.TotalTimeout, OrphanTimeout: cfg.OrphanTimeout,
+		AfterContent: analysis.AfterContent(cfg.AfterContent), Recovery: recovery(cfg), Degrade: cfg.Degrade,
+		HedgeAfter: orNever(cfg.HedgeAfter), MaxAttempts: cfg.MaxAttempts, MaxRetries: orNever(cfg.MaxRetries),
+		RetryBackoff:  resilience.Backoff{Growth: resilience.Exponential, Base: cfg.RetryBackoff, Max: cfg.RetryBackoffMax, Jitter: jitter},
+		RetryBudget:   resilience.BudgetOptions{Ratio: orNever(cfg.RetryBudget)},
+		RateLimitWait: orNever(cfg.RateLimitWait), MinRate: int64(cfg.MinRate), RateWindow: cfg.MinRateWindow,
+		Breaker: resilience.BreakerOptions{Failures: cfg.BreakerFailures, Window: cfg.BreakerWindow, SlowAfter: cfg.BreakerSlowAfter,
+			Backoff: resilience.Backoff{Growth: resilience.Growth(cfg.BreakerBackoff), Base: cfg.BreakerBase, Max: cfg.BreakerMax, Jitter: jitter},
+			Probes:  cfg.BreakerProbes},
+		Pool:         resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
+		TenantLimits: accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
+		Keys:         n.bus, Cache: answers(cfg),
+		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{metrics, log.With().Str("part", "providers").Logger()},
+	})
+	metrics.ObserveProviders(n.providerGauges, n.poolGauges)
+	return n, n.serveHTTP(metrics)
+}
+
+// jitter is the part of a wait by which it may be longer or shorter, so that
+// those who failed together don't come back together.
+const jitter = 0.2
+
+// answers keeps whole answers; nil where none are to be kept.
+func answers(cfg *config.Serve) analysis.Cache {
+	if cfg.CacheBytes == 0 {
+		return nil
+	}
+	return cache.NewMemory(cache.Options{MaxBytes: int64(cfg.CacheBytes), MaxAge: cfg.CacheAge})
+}
+
+// recovery is what follows errors, where the configuration says so.
+func recovery(cfg *config.Serve) map[protocol.Code]analysis.Strategy {
+	m := make(map[protocol.Code]analysis.Strategy, len(cfg.Recovery))
+	for _, r := range cfg.Recovery {
+		m[protocol.Code(r.Code)] = analysis.Strategy(r.Strategy)
+	}
+	return m
+}
+
+// serveHTTP makes the floors that clients see.
+func (n *node) serveHTTP(metrics *telemetry.Metrics) error {
+	cfg := n.cfg
+	configured, err := cfg.Keys()
+	if err != nil {
+		return err
+	}
+	keys := make([]auth.Key, 0, len(configured))
+	for _, k := range configured {
+		keys = append(keys, auth.Key{Name: k.Name, Secret: k.Secret.Reveal()})
+	}
+	callers, err := auth.New(keys, auth.Options{AllowAnonymous: len(keys) == 0})
+	if err != nil {
+		return err
+	}
+	origins, err := gateway.NewOrigins(cfg.AllowedOrigin)
+	if err != nil {
+		return err
+	}
+	jobs := &jobs{service: n.analyses, metrics: metrics}
+	commands := &gateway.Commands{Analyses: jobs, Auth: callers}
+	n.hub = hub.New(n.feeds, n.streams, hub.Options{
+		Node: cfg.Node, Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, ReconnectDelay: cfg.ReconnectDelay,
+		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
+		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
+		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
+		Commands:        commands, AllowOrigin: origins.Allowed, Metrics: metrics,
+		Logger: n.log.With().Str("part", "hub").Logger(),
+	})
+	commands.Metadata = n.hub.Metadata
+	g, err := gateway.New(gateway.Options{
+		Analyses: jobs, Streams: n.hub, Auth: callers, Origins: origins,
+		Providers: n.listProviders, Ready: n.bus.Ping, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Logger:       n.log.With().Str("part", "http").Logger(),
+		LoopbackOnly: cfg.Loopback() && !callers.Required(),
+		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
+		MaxCodeBytes: int64(cfg.MaxCodeBytes), BodyTimeout: cfg.BodyTimeout, WriteTimeout: cfg.WriteTimeout, ResultMaxWait: cfg.ResultMaxWait,
+	})
+	if err != nil {
+		return err
+	}
+	n.server = gateway.NewServer(g, gateway.ServerOptions{
+		ReadHeaderTimeout: cfg.ReadHeaderTimeout, KeepAlive: cfg.KeepAlive, MaxHeaderBytes: int(cfg.MaxHeaderBytes),
+	})
+	return nil
+}
+
+// serve answers connections until shutdown.
+func (n *node) serve(ln net.Listener) error {
+	n.checkups.start()
+	return n.server.Serve(ln)
+}
+
+// shutdown ends the node: running analyses and the clients that watch them get
+// until ctx ends. What is left then is cut off. Everything is stored and all
+// goroutines have ended when it returns.
+func (n *node) shutdown(ctx context.Context) error {
+	err := n.server.Shutdown(ctx,
+		func(ctx context.Context) error {
+			ctx, cancel := portion(ctx, 0.7)
+			defer cancel()
+			return n.analyses.Drain(ctx)
+		},
+		func(ctx context.Context) error {
+			ctx, cancel := portion(ctx, 0.5)
+			defer cancel()
+			n.hub.Drain(ctx, drainWindow(ctx))
+			return nil
+		})
+	return errors.Join(err, n.close(ctx))
+}
+
+// close stops the parts that were made, the last first. What is left to do is
+// quick, and is done although ctx may have ended.
+func (n *node) close(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
+	step := func(f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		errs = append(errs, f(ctx))
+	}
+	if n.hub != nil {
+		n.hub.Close()
+	}
+	if n.analyses != nil {
+		step(n.analyses.Drain)
+	}
+	if n.checkups != nil {
+		n.checkups.close()
+	}
+	if n.upstreams != nil {
+		n.upstreams.close()
+	}
+	if n.streams != nil {
+		step(n.streams.Close)
+	}
+	if n.feeds != nil {
+		n.feeds.Close()
+	}
+	if n.bus != nil {
+		errs = append(errs, n.bus.Close())
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	// closeTimeout bounds each step of the end: cancelling what still runs, and
+	// storing what is left.
+	closeTimeout = 5 * time.Second
+	// maxDrainWindow is the longest time over which clients are asked to move.
+	maxDrainWindow = 2 * time.Second
+)
+
+// portion returns a context with a part of the time that ctx has left.
+func portion(ctx context.Context, part float64) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Duration(float64(time.Until(deadline))*part))
+}
+
+func drainWindow(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(maxDrainWindow, max(time.Until(deadline)/2, 0))
+	}
+	return maxDrainWindow
+}
+
+func (n *node) dialect(name string) string {
+	for _, p := range n.cfg.Providers {
+		if p.Name == name {
+			return p.Dialect
+		}
+	}
+	return ""
+}
+
+// jobs is the gateway's view of the analyses.
+type jobs struct {
+	service *analysis.Service
+	metrics *telemetry.Metrics
+}
+
+func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
+	id, created, err = j.service.Start(ctx, req, analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner})
+	if err == nil && created {
+		j.metrics.AnalysisStarted()
+	}
+	return id, created, err
+}
+
+// Cancel cancels a job. Whether the stream exists at all has been looked up.
+func (j *jobs) Cancel(ctx context.Context, id string) error {
+	if err := j.service.Cancel(ctx, id, protocol.CancelClient); !errors.Is(err, analysis.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
