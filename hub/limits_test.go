@@ -27,32 +27,67 @@ func (s *signals) Analyze(context.Context, []byte) (string, error) { return "", 
 func (s *signals) Cancel(_ context.Context, id string) error       { s.cancelled <- id; return nil }
 func (s *signals) Authenticate(context.Context, string) error      { return nil }
 
-func TestAStreamThatIsSubscribedAnewWhileItsEndIsWrittenIsSentAgain(t *testing.T) {
-	cmds := &signals{make(chan string, 1)}
-	w := newWorld(t, hub.Options{Commands: cmds, MessageBytes: 64 << 20}, hub.FeedLimits{FeedBytes: 256 << 20})
+// oneMessage makes all that a stream holds one message, and lets feeds hold
+// more than the buffers of two sockets.
+var (
+	oneMessage = hub.Options{MessageBytes: 64 << 20, WriteTimeout: time.Minute}
+	roomyFeeds = hub.FeedLimits{FeedBytes: 256 << 20}
+)
+
+// huge publishes 30 events of 700 KiB each, none of which can be merged.
+func (w *world) huge() *publisher {
 	p := w.publish().start()
-	big := strings.Repeat("x", 700<<10)
-	for i := range 30 { // not mergeable, so that each is an event
-		p.append(protocol.TypeChunk, &protocol.Chunk{Kind: []protocol.ChunkKind{protocol.KindText, protocol.KindReasoning}[i%2], Attempt: 1, Text: big})
+	text := strings.Repeat("x", 700<<10)
+	for i := range 30 {
+		p.append(protocol.TypeChunk, &protocol.Chunk{Kind: []protocol.ChunkKind{protocol.KindText, protocol.KindReasoning}[i%2], Attempt: 1, Text: text})
 	}
-	p.append(protocol.TypeCancelled, &protocol.Cancelled{By: protocol.CancelClient})
+	return p
+}
+
+// hang subscribes a client to a huge stream and reads no further than the
+// beginning of the message that holds it, so that the session's writer waits in
+// the middle of it. The rest of the message can be read from the reader.
+func (w *world) hang(p *publisher) (*wsClient, io.Reader) {
+	w.t.Helper()
 	c := w.dial()
 	c.conn.SetReadLimit(-1)
 	c.subscribe(p.id, 0)
-	eventually(t, "the client watches", func() bool { n, _ := p.feed.Watchers(); return n == 1 })
-	// The message is larger than the socket's buffers, so the writer hangs in it.
-	c.send(fmt.Sprintf(`{"type":"cancel","id":"k","stream":%q}`, p.id))
-	<-cmds.cancelled
-	for range 50 {
-		pause(t)
+	for {
+		_, r, err := c.conn.Reader(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(r, first); err != nil {
+			w.t.Fatal(err)
+		}
+		if first[0] == '[' {
+			return c, r
+		}
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			w.t.Fatal(err)
+		}
 	}
+}
+
+func TestAStreamThatIsSubscribedAnewWhileItsEndIsWrittenIsSentAgain(t *testing.T) {
+	o := oneMessage
+	cmds := &signals{make(chan string, 1)}
+	o.Commands = cmds
+	w := newWorld(t, o, roomyFeeds)
+	p := w.huge()
+	p.append(protocol.TypeCancelled, &protocol.Cancelled{By: protocol.CancelClient})
+	c, rest := w.hang(p)
 	c.send(fmt.Sprintf(`{"type":"unsubscribe","id":"u","stream":%q}`, p.id))
 	c.send(fmt.Sprintf(`{"type":"subscribe","id":"again","stream":%q,"after":31}`, p.id))
-	c.send(fmt.Sprintf(`{"type":"cancel","id":"k2","stream":%q}`, p.id))
-	<-cmds.cancelled
+	c.send(fmt.Sprintf(`{"type":"cancel","id":"k","stream":%q}`, p.id))
+	<-cmds.cancelled // all of them are done while the writer hangs
 
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
+	if _, err := io.Copy(io.Discard, rest); err != nil {
+		t.Fatal(err)
+	}
 	subscribed := false
 	for {
 		_, msg, err := c.conn.Read(ctx)
@@ -69,38 +104,32 @@ func TestAStreamThatIsSubscribedAnewWhileItsEndIsWrittenIsSentAgain(t *testing.T
 	}
 }
 
-func pause(t *testing.T) {
-	select {
-	case <-time.After(2 * time.Millisecond):
-	case <-t.Context().Done():
+// What waits for a client is bounded, however the answers came about.
+func TestAClientThatSendsCommandsAndReadsNoAnswersIsClosed(t *testing.T) {
+	w := newWorld(t, oneMessage, roomyFeeds)
+	q := w.publish().start()
+	for name, commands := range map[string][]string{
+		"pings": {`{"type":"ping","id":"a"}`},
+		"subscribes and unsubscribes": {
+			fmt.Sprintf(`{"type":"subscribe","id":"a","stream":%q,"after":1}`, q.id),
+			fmt.Sprintf(`{"type":"unsubscribe","id":"b","stream":%q}`, q.id),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			closed := w.metrics.closedFor("too_slow")
+			c, _ := w.hang(w.huge())
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			var err error
+			for i := 0; i < 100_000 && err == nil; i++ {
+				err = c.conn.Write(ctx, websocket.MessageText, []byte(commands[i%len(commands)]))
+			}
+			if err == nil || ctx.Err() != nil {
+				t.Fatalf("writing ended with %v, want a connection that the server has closed", err)
+			}
+			eventually(t, "the session is gone", func() bool { return w.metrics.closedFor("too_slow") == closed+1 })
+		})
 	}
-}
-
-func TestAClientThatSubscribesAndUnsubscribesButReadsNothingIsClosed(t *testing.T) {
-	cmds := &signals{make(chan string, 1)}
-	w := newWorld(t, hub.Options{Commands: cmds, MessageBytes: 64 << 20, WriteTimeout: time.Minute}, hub.FeedLimits{FeedBytes: 256 << 20})
-	p, q := w.publish().start(), w.publish().start()
-	for i := range 20 {
-		p.append(protocol.TypeChunk, &protocol.Chunk{Kind: []protocol.ChunkKind{protocol.KindText, protocol.KindReasoning}[i%2], Attempt: 1, Text: strings.Repeat("x", 700<<10)})
-	}
-	c := w.dial()
-	c.subscribe(p.id, 0) // its message fills the socket
-	for range 50 {
-		pause(t)
-	}
-	// What waits is bounded, however the answers came about.
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	var err error
-	for i := 0; i < 5_000 && err == nil; i++ {
-		err = errors.Join(
-			c.conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"subscribe","id":"a","stream":%q,"after":1}`, q.id)),
-			c.conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"unsubscribe","id":"b","stream":%q}`, q.id)))
-	}
-	if err == nil || ctx.Err() != nil {
-		t.Fatalf("writing ended with %v, want a connection that the server has closed", err)
-	}
-	eventually(t, "the session is gone", func() bool { return w.metrics.closedFor("too_slow") == 1 })
 }
 
 func TestAMergedChunkOfALongPollKeepsTheLimitOfOneEvent(t *testing.T) {

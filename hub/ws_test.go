@@ -408,28 +408,6 @@ func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 	}
 }
 
-func TestAClientThatSendsCommandsAndReadsNoAnswersIsClosed(t *testing.T) {
-	w := newWorld(t, hub.Options{WriteTimeout: time.Minute, MaxCommandBytes: 1 << 10}, hub.FeedLimits{})
-	raw := w.rawWebSocket("")
-	defer raw.Close()
-	const command = `{"type":"ping","id":"0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567"}`
-	frames := []byte(strings.Repeat(string([]byte{0x81, 0x80 | byte(len(command)), 0, 0, 0, 0})+command, 100)) // masked with zeros
-	_ = raw.SetWriteDeadline(time.Now().Add(60 * time.Second))
-	var err error
-	for i := 0; i < 5000 && err == nil; i++ { // 50 MB, more than all buffers on the way
-		_, err = raw.Write(frames)
-	}
-	if err == nil || isTimeoutError(err) {
-		t.Fatalf("writing ended with %v, want a connection that the server has closed", err)
-	}
-	eventually(t, "the session is gone", func() bool { return w.metrics.closedFor("too_slow") == 1 })
-}
-
-func isTimeoutError(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
-}
-
 func TestAnIdleWebSocketGetsHeartbeatsAndASilentOneIsClosed(t *testing.T) {
 	w := newWorld(t, hub.Options{Heartbeat: 80 * time.Millisecond}, hub.FeedLimits{})
 	c := w.dial() // answers pings as long as it reads
