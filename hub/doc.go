@@ -10,7 +10,9 @@
 //
 //   - An appender never waits for a socket, nor for a lock that is held during
 //     a write.
-//   - A session has at most one writer goroutine, and none while it is idle.
+//   - A session has at most one writer at a time, and none while it is idle: one
+//     of the hub's few workers for what needs no waiting, else a goroutine of
+//     its own.
 //   - What a client got is known only to the client. A session's cursors say
 //     what was written to its connection; whoever reconnects brings its own.
 //   - A feed's window is contiguous, and a cursor before it is served from the

@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,8 +119,10 @@ type Hub struct {
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	wg      sync.WaitGroup // sessions' writers and the heart
+	wg      sync.WaitGroup // writers that may wait, and the heart
 	readers sync.WaitGroup // WebSockets' readers
+	ready   *readyQueue
+	workers sync.WaitGroup // writers that don't wait, which serve ready
 
 	draining atomic.Bool
 	drained  chan struct{} // closed when draining begins
@@ -134,9 +139,13 @@ type Hub struct {
 func New(feeds *Feeds, source Source, o Options) *Hub {
 	h := &Hub{opts: o.withDefaults(), feeds: feeds, source: source,
 		drained: make(chan struct{}), sessions: make(map[*session]struct{})}
+	h.ready = newReadyQueue(runtime.GOMAXPROCS(0))
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.now.Store(time.Now().UnixNano())
 	h.wg.Go(h.heart)
+	for range h.ready.workers {
+		h.workers.Go(h.serveReady)
+	}
 	return h
 }
 
@@ -246,10 +255,7 @@ func (h *Hub) Drain(ctx context.Context, window time.Duration) {
 		close(h.drained)
 	}
 	h.mu.Lock()
-	sessions := make([]*session, 0, len(h.sessions))
-	for s := range h.sessions {
-		sessions = append(sessions, s)
-	}
+	sessions := slices.Collect(maps.Keys(h.sessions))
 	h.mu.Unlock()
 
 	step := window / time.Duration(len(sessions)+1)
@@ -275,12 +281,18 @@ func (h *Hub) Close() {
 	}
 	h.mu.Lock()
 	h.closed = true
-	for s := range h.sessions {
+	sessions := slices.Collect(maps.Keys(h.sessions))
+	h.mu.Unlock()
+	for _, s := range sessions {
 		s.end(ending{reason: "shutdown", abort: true})
 	}
-	h.mu.Unlock()
 	h.cancel()
+	for _, s := range sessions {
+		<-s.done
+	}
 	h.readers.Wait()
+	h.ready.close() // no session is left to be added
+	h.workers.Wait()
 	h.wg.Wait()
 }
 

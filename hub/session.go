@@ -31,7 +31,7 @@ type link interface {
 
 // The states of a session's writer, as bits.
 const (
-	writerRuns  = 1 << iota // a goroutine is in run
+	writerRuns  = 1 << iota // a goroutine is in loop, or the session waits in the ready queue
 	writerDirty             // something may have come since it last looked
 )
 
@@ -125,64 +125,39 @@ func (s *session) start(w wire, l link, first []byte, subs []*subscription, read
 // wake makes sure that a writer looks at the session after now.
 func (s *session) wake() {
 	if s.claim() {
-		s.hub.wg.Go(s.run)
+		s.hub.ready.add(s)
 	}
 }
 
 // claim notes that there is something to write, and reports true if the caller
-// has to see to it, by run or step, since no other writer does.
+// has to see to it, since no writer does.
 func (s *session) claim() bool {
 	return s.state.Or(writerRuns|writerDirty)&writerRuns == 0
 }
 
-// fanBatch is how many sessions one goroutine serves, as long as none of them
-// has to be waited for: few enough that the processors share the work, and
-// many enough that starting it doesn't count.
-const fanBatch = 32
-
 // wakeAll wakes the watchers of a feed that has grown. The caller, who appends,
 // neither writes nor waits.
 func wakeAll(watchers []watcher) {
+	if len(watchers) == 1 { // the usual case needs no memory
+		watchers[0].wake()
+		return
+	}
 	var claimed []*session
-	for _, w := range watchers {
+	for i, w := range watchers {
 		s, ok := w.(*session)
-		if !ok {
+		switch {
+		case !ok:
 			w.wake()
-			continue
-		}
-		if !s.claim() {
-			continue
-		}
-		if len(watchers) == 1 {
-			s.hub.wg.Go(s.run)
-			return
-		}
-		if claimed == nil {
-			claimed = make([]*session, 0, min(fanBatch, len(watchers)))
-		}
-		if claimed = append(claimed, s); len(claimed) == fanBatch {
-			fanOut(claimed)
-			claimed = nil
+		case s.claim():
+			if claimed == nil {
+				claimed = make([]*session, 0, len(watchers)-i)
+			}
+			claimed = append(claimed, s)
 		}
 	}
 	if len(claimed) > 0 {
-		fanOut(claimed)
+		claimed[0].hub.ready.add(claimed...) // all are of one hub
 	}
-}
-
-// fanOut serves claimed sessions in a goroutine, and those that have to be
-// waited for in one of their own. All are of one hub.
-func fanOut(claimed []*session) {
-	h := claimed[0].hub
-	h.wg.Go(func() {
-		sc := scratches.Get().(*scratch)
-		defer sc.release()
-		for _, s := range claimed {
-			if waits := s.loop(sc, false); waits {
-				h.wg.Go(s.run)
-			}
-		}
-	})
 }
 
 // scratch is what a writer needs while it runs. An idle session has none.
