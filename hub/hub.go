@@ -127,7 +127,7 @@ type Hub struct {
 	draining atomic.Bool
 	drained  chan struct{} // closed when draining begins
 	places   atomic.Int64  // connections that were admitted and have not left
-	now      atomic.Int64  // unix nanoseconds, as of the heart's last tick
+	now      atomic.Int64  // sinceStart, as of the heart's last tick
 
 	mu       sync.Mutex
 	sessions map[*session]struct{} // guarded by mu
@@ -141,7 +141,7 @@ func New(feeds *Feeds, source Source, o Options) *Hub {
 		drained: make(chan struct{}), sessions: make(map[*session]struct{})}
 	h.ready = newReadyQueue(runtime.GOMAXPROCS(0))
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	h.now.Store(time.Now().UnixNano())
+	h.now.Store(int64(sinceStart()))
 	h.wg.Go(h.heart)
 	for range h.ready.workers {
 		h.workers.Go(h.serveReady)
@@ -228,6 +228,12 @@ func (h *Hub) reconnectDelay() time.Duration {
 	return jitter(h.opts.ReconnectDelay, rand.Float64())
 }
 
+var start = time.Now()
+
+// sinceStart is the time by a clock that nobody sets: a step of the wall clock
+// would look like a long silence of every client. It is never 0.
+func sinceStart() time.Duration { return time.Since(start) + 1 }
+
 // heart gives idle sessions their heartbeat and closes WebSockets that have
 // been silent for too long.
 func (h *Hub) heart() {
@@ -235,8 +241,9 @@ func (h *Hub) heart() {
 	defer tick.Stop()
 	for {
 		select {
-		case now := <-tick.C:
-			h.now.Store(now.UnixNano())
+		case <-tick.C:
+			now := sinceStart()
+			h.now.Store(int64(now))
 			h.mu.Lock()
 			for s := range h.sessions {
 				s.tick(now)
@@ -316,7 +323,26 @@ func (h *Hub) welcome(typ string) []byte {
 	return b
 }
 
-func (h *Hub) refuse(w http.ResponseWriter, err error) { problem.Write(w, err) }
+// refuse answers with err.
+func (h *Hub) refuse(w http.ResponseWriter, err error) {
+	h.log(err)
+	h.bound(w)
+	problem.Write(w, err)
+}
+
+// log logs an error whose cause a client isn't told.
+func (h *Hub) log(err error) {
+	if protocol.AsError(err).Code == protocol.CodeInternal {
+		h.opts.Logger.Error().Err(err).Msg("a client could not be served")
+	}
+}
+
+// bound bounds the writing of a short answer, which net/http does once the
+// handler has returned.
+func (h *Hub) bound(w http.ResponseWriter) {
+	// A connection that takes no deadline is closed already, or a test's.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.opts.WriteTimeout))
+}
 
 type noCommands struct{}
 

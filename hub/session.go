@@ -23,6 +23,8 @@ type link interface {
 	// appendBeats appends what tells the client that the server is there, or
 	// asks it whether it is.
 	appendBeats(buf []byte, b beats) []byte
+	// appendPong answers a ping of the client's.
+	appendPong(buf, payload []byte) []byte
 	// appendGoodbye appends what the client is told at the end.
 	appendGoodbye(buf []byte, e ending) []byte
 	// close ends the connection as the transport wants it, after the goodbye.
@@ -66,11 +68,12 @@ type session struct {
 	oneShot bool
 
 	state     atomic.Uint32
-	lastWrite atomic.Int64 // unix nanoseconds
-	lastRead  atomic.Int64 // of anything from the client; 0 where that can't be seen
+	lastWrite atomic.Int64 // by sinceStart
+	lastRead  atomic.Int64 // the same, of anything from the client; 0 where that can't be seen
+	busy      atomic.Bool  // a command is being done, and nothing is read
 
 	// Owned by the hub's heart.
-	asked time.Time // when the client was last asked for a sign of life
+	asked time.Duration // when the client was last asked for a sign of life, by sinceStart
 
 	// Owned by the writer goroutine while it runs.
 	turn int    // which subscription is gathered first
@@ -80,6 +83,7 @@ type session struct {
 	subs   []*subscription // guarded by mu; the slice is replaced, not changed
 	outbox [][]byte        // guarded by mu: control messages that wait
 	beats  beats           // guarded by mu
+	ping   []byte          // guarded by mu: the client's newest ping, not nil until it is answered
 	ending *ending         // guarded by mu: the session is to end
 }
 
@@ -88,7 +92,7 @@ type session struct {
 func (h *Hub) newSession(ctx context.Context, transport string) *session {
 	s := &session{hub: h, transport: transport, done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)
-	s.lastWrite.Store(time.Now().UnixNano())
+	s.lastWrite.Store(int64(sinceStart()))
 	s.state.Store(writerRuns)
 	return s
 }
@@ -224,8 +228,8 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 		s.mu.Unlock()
 		return roundWaits
 	}
-	subs, outbox, due, end := s.subs, s.outbox, s.beats, s.ending
-	s.outbox, s.beats = nil, 0
+	subs, outbox, due, ping, end := s.subs, s.outbox, s.beats, s.ping, s.ending
+	s.outbox, s.beats, s.ping = nil, 0, nil
 	s.mu.Unlock()
 
 	if end != nil && end.abort {
@@ -244,6 +248,9 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 	if end != nil {
 		return s.goodbye(sc, buf, subs, *end)
 	}
+	if ping != nil {
+		buf = s.link.appendPong(buf, ping)
+	}
 
 	b := &sc.batch
 	b.reset()
@@ -251,6 +258,9 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 	_, err := s.hub.gather(s.ctx, b, subs, s.turn, s.hub.opts.MessageBytes, mayWait)
 	waits := errors.Is(err, errWouldWait)
 	if err != nil && !waits {
+		if s.ctx.Err() == nil {
+			s.hub.log(err)
+		}
 		if lost, _ = errors.AsType[*streamError](err); lost == nil || s.oneShot || s.ctx.Err() != nil {
 			return s.goodbye(sc, buf, nil, s.endingOr(ending{reason: "stream_lost", code: protocol.CloseGoingAway, move: s.hub.reconnectDelay()}))
 		}
@@ -429,8 +439,8 @@ func (s *session) finish(e ending) roundEnd {
 		s.wire.abort()
 	} else {
 		s.link.close(e)
-		s.wire.close()
 	}
+	s.wire.close()
 	s.hub.mu.Lock()
 	delete(s.hub.sessions, s)
 	s.hub.mu.Unlock()
@@ -459,6 +469,15 @@ func (s *session) end(e ending) {
 // maxOutbox bounds the control messages that wait for one client. More means
 // that it goes on sending commands and doesn't read the answers.
 const maxOutbox = 1024
+
+// answer has a ping of the client's answered. Of several that wait only the
+// newest is, which RFC 6455, section 5.5.3, allows.
+func (s *session) answer(ping []byte) {
+	s.mu.Lock()
+	s.ping = append(make([]byte, 0, len(ping)), ping...)
+	s.mu.Unlock()
+	s.wake()
+}
 
 // tell queues a control message.
 func (s *session) tell(m *protocol.Message) {
@@ -532,22 +551,21 @@ func (s *session) streams(stream string) (n int, watched *subscription) {
 // tick is called by the heart, several times per heartbeat. A client is asked
 // for a sign of life also while it is written to: that a write succeeds only
 // shows that a buffer took it.
-func (s *session) tick(now time.Time) {
+func (s *session) tick(now time.Duration) {
 	beat := s.hub.opts.Heartbeat
 	var due beats
-	if nanos := s.lastRead.Load(); nanos != 0 {
-		read := time.Unix(0, nanos)
-		if now.Sub(read) > 5*beat/2 {
+	if read := time.Duration(s.lastRead.Load()); read != 0 && !s.busy.Load() {
+		if now-read > 5*beat/2 {
 			s.end(ending{reason: "heartbeat_missed", code: protocol.CloseHeartbeatMissed, detail: "no sign of life"})
 			return
 		}
-		if now.Sub(read) >= beat && now.Sub(s.asked) >= beat {
+		if now-read >= beat && now-s.asked >= beat {
 			s.asked = now
 			due |= beatAsk
 		}
 	}
-	if now.Sub(time.Unix(0, s.lastWrite.Load())) >= beat {
-		s.lastWrite.Store(now.UnixNano()) // once per interval, also while a write hangs
+	if now-time.Duration(s.lastWrite.Load()) >= beat {
+		s.lastWrite.Store(int64(now)) // once per interval, also while a write hangs
 		due |= beatTell
 	}
 	if due == 0 {

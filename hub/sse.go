@@ -49,6 +49,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 	if allDone(subs) {
 		s.cancel()
 		h.unsubscribeAll(subs)
+		h.bound(w)
 		w.WriteHeader(http.StatusNoContent) // stops an EventSource
 		return
 	}
@@ -83,6 +84,7 @@ func sseHeader(head http.Header) {
 // it give up.
 func (h *Hub) sendAway(w http.ResponseWriter) {
 	sseHeader(w.Header())
+	h.bound(w)
 	w.WriteHeader(http.StatusOK)
 	// The client comes back whether it has read this or not.
 	_, _ = fmt.Fprintf(w, "retry: %d\n\n", h.reconnectDelay().Milliseconds())
@@ -251,5 +253,7 @@ func (l *sseLink) appendGoodbye(buf []byte, e ending) []byte {
 	}
 	return buf
 }
+
+func (*sseLink) appendPong(buf, _ []byte) []byte { return buf } // it has no pings
 
 func (l *sseLink) close(ending) {}

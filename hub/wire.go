@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -41,7 +40,9 @@ type connWire struct {
 	timeout time.Duration
 	raw     syscall.RawConn // nil where writes can't be tried, as with TLS
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	begun  bool   // guarded by mu: a message is out in part, and its rest is yet to come
+	behind []byte // guarded by mu: control frames that wait for that
 
 	// What try works on; fields, so that it needs no closure for each message.
 	now struct {
@@ -67,13 +68,23 @@ func newConnWire(c net.Conn, timeout time.Duration) *connWire {
 func (w *connWire) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.begun {
+		w.behind = append(w.behind, b...)
+		return len(b), nil
+	}
 	return len(b), w.writeLocked(b)
 }
 
 func (w *connWire) write(b []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.writeLocked(b)
+	err := w.writeLocked(b)
+	w.begun = false
+	if behind := w.behind; err == nil && len(behind) > 0 {
+		w.behind = nil
+		err = w.writeLocked(behind)
+	}
+	return err
 }
 
 func (w *connWire) writeLocked(b []byte) error {
@@ -96,7 +107,9 @@ func (w *connWire) writeNow(b []byte) (n int, err error) {
 		return 0, nil // somebody else waits for the client
 	}
 	defer w.mu.Unlock()
-	return w.nowLocked(b)
+	n, err = w.nowLocked(b)
+	w.begun = err == nil && n > 0 && n < len(b)
+	return n, err
 }
 
 func (w *connWire) nowLocked(b []byte) (n int, err error) {
@@ -121,7 +134,10 @@ type responseWire struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	timeout time.Duration
-	aborted atomic.Bool
+
+	mu      sync.Mutex // held while a deadline is set
+	aborted bool       // guarded by mu
+	over    bool       // guarded by mu: the handler may have returned
 }
 
 func (w *responseWire) write(b []byte) error {
@@ -139,24 +155,37 @@ func (w *responseWire) write(b []byte) error {
 	return w.deadline(time.Time{})
 }
 
+// past is a deadline that makes writes that wait return.
+var past = time.Unix(1, 0)
+
 // deadline sets a deadline that doesn't undo an abort.
 func (w *responseWire) deadline(t time.Time) error {
-	if err := w.rc.SetWriteDeadline(t); err != nil {
-		return err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.aborted {
+		t = past
 	}
-	if w.aborted.Load() {
-		return w.rc.SetWriteDeadline(time.Unix(1, 0))
-	}
-	return nil
+	return w.rc.SetWriteDeadline(t)
 }
 
 func (w *responseWire) writeNow([]byte) (int, error) { return 0, nil }
 
-func (*responseWire) close() {} // the handler returns
+// close is followed by the handler's return, after which nobody may touch the
+// response.
+func (w *responseWire) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+}
 
 func (w *responseWire) abort() {
-	w.aborted.Store(true)
-	_ = w.rc.SetWriteDeadline(time.Unix(1, 0)) // fails only where the connection is gone
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	w.aborted = true
+	_ = w.rc.SetWriteDeadline(past) // fails only where the connection is gone
 }
 
 // Buffers of a connection that was taken over. net/http's have 4 KiB each, but

@@ -35,7 +35,12 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		opts.InsecureSkipVerify = true // it was verified
 	}
 	s := h.newSession(context.WithoutCancel(r.Context()), protocol.TransportWebSocket)
-	opts.OnPongReceived = func(context.Context, []byte) { s.lastRead.Store(time.Now().UnixNano()) }
+	opts.OnPongReceived = func(context.Context, []byte) { s.lastRead.Store(int64(sinceStart())) }
+	opts.OnPingReceived = func(_ context.Context, payload []byte) bool {
+		s.lastRead.Store(int64(sinceStart()))
+		s.answer(payload)
+		return false // the session's writer sends the pong
+	}
 	take := &takeover{ResponseWriter: w, timeout: h.opts.WriteTimeout}
 	conn, err := websocket.Accept(take, r, opts)
 	if err != nil { // Accept has answered
@@ -44,7 +49,7 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(h.opts.MaxCommandBytes)
-	s.lastRead.Store(time.Now().UnixNano())
+	s.lastRead.Store(int64(sinceStart()))
 	read := func() { h.readCommands(s, conn, take.wire) }
 	if !s.start(take.wire, &wsLink{conn}, h.welcome(protocol.MessageWelcome), nil, read) {
 		s.cancel()
@@ -69,7 +74,7 @@ func (h *Hub) readCommands(s *session, conn *websocket.Conn, nc net.Conn) {
 			h.readFailed(s, err)
 			return
 		}
-		s.lastRead.Store(time.Now().UnixNano())
+		s.busy.Store(true) // no pong is read until the command is done
 		if err := nc.SetReadDeadline(time.Now().Add(h.opts.CommandTimeout)); err != nil {
 			return
 		}
@@ -86,7 +91,10 @@ func (h *Hub) readCommands(s *session, conn *websocket.Conn, nc net.Conn) {
 			<-s.done
 			return
 		}
-		if !h.command(s, msg) {
+		ok := h.command(s, msg)
+		s.lastRead.Store(int64(sinceStart()))
+		s.busy.Store(false)
+		if !ok {
 			<-s.done
 			return
 		}
@@ -99,7 +107,7 @@ func (h *Hub) readFailed(s *session, err error) {
 	case errors.Is(err, websocket.ErrMessageTooBig):
 		s.end(ending{reason: "too_big", abort: true}) // Reader has sent 1009
 	case isTimeout(err):
-		s.end(ending{reason: "slow_message", code: protocol.ClosePolicy, detail: "a message must arrive faster"})
+		s.end(ending{reason: "slow_message", code: protocol.CloseTooSlow, detail: "a message must arrive faster"})
 		<-s.done
 	}
 }
@@ -117,6 +125,7 @@ func (h *Hub) command(s *session, msg []byte) bool {
 		cancel()
 	}
 	if err != nil {
+		h.log(err)
 		s.tell(&protocol.Message{Type: protocol.MessageError, ID: c.ID, Stream: c.Stream, Error: protocol.AsError(err)})
 	}
 	return s.ctx.Err() == nil
@@ -206,6 +215,11 @@ func appendFrame(buf []byte, n int) []byte {
 
 func (*wsLink) appendControl(buf, msg []byte) []byte {
 	return append(appendFrame(buf, len(msg)), msg...)
+}
+
+func (*wsLink) appendPong(buf, payload []byte) []byte {
+	const finPong = 0x8a // RFC 6455, section 5.5.3
+	return append(append(buf, finPong, byte(len(payload))), payload...)
 }
 
 func (*wsLink) appendEvents(buf []byte, b *batch) []byte {

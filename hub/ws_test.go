@@ -408,37 +408,71 @@ func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 	}
 }
 
+// aBeat is a heartbeat of which a client may miss one while the machine is
+// busy with something else.
+const aBeat = 500 * time.Millisecond
+
 func TestAnIdleWebSocketGetsHeartbeatsAndASilentOneIsClosed(t *testing.T) {
-	w := newWorld(t, hub.Options{Heartbeat: 80 * time.Millisecond}, hub.FeedLimits{})
+	w := newWorld(t, hub.Options{Heartbeat: aBeat}, hub.FeedLimits{})
+	silent := w.rawWebSocket("") // reads, but never says anything
+	defer silent.Close()
+	go func() { _, _ = io.Copy(io.Discard, silent) }()
 	c := w.dial() // answers pings as long as it reads
-	for range 6 { // well past the time in which a silent one is closed
+	for range 5 { // well past the time in which a silent one is closed
 		if m := c.next(); m.Type != protocol.MessageHeartbeat {
 			t.Fatalf("message is %+v, want heartbeat", m)
 		}
 	}
-	silent := w.rawWebSocket("") // reads, but never says anything
-	defer silent.Close()
-	go func() { _, _ = io.Copy(io.Discard, silent) }()
-	eventually(t, "the silent one is closed", func() bool { return w.metrics.closedFor("heartbeat_missed") == 1 })
+	reading, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		for {
+			if _, _, err := c.read(reading); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	eventually(t, "the silent one is closed", func() bool { return w.metrics.closedFor("heartbeat_missed") >= 1 })
+	select {
+	case err := <-done:
+		t.Fatalf("the one that answers was closed: %v", err)
+	default:
+	}
+	stop()
+	<-done
 }
 
 func TestAClientThatOnlyReadsABusyStreamIsNotTakenForDead(t *testing.T) {
-	const beat = 80 * time.Millisecond
-	w := newWorld(t, hub.Options{Heartbeat: beat}, hub.FeedLimits{})
+	w := newWorld(t, hub.Options{Heartbeat: aBeat}, hub.FeedLimits{})
 	p := w.publish().start()
 	c := w.dial()
 	c.subscribe(p.id, 0)
 	c.next()
-	got := make(chan *protocol.Transcript)
-	go func() { got <- c.until(p.id) }()
-	tick := time.NewTicker(beat / 10)
+	got := make(chan error, 1)
+	go func() {
+		for {
+			if tr := c.transcripts[p.id]; tr != nil && tr.Terminal() != nil {
+				got <- nil
+				return
+			}
+			if _, _, err := c.read(t.Context()); err != nil {
+				got <- err
+				return
+			}
+		}
+	}()
+	tick := time.NewTicker(aBeat / 10)
 	defer tick.Stop()
-	for range 80 { // eight heartbeats without a pause in which one would be due
+	for range 50 { // five heartbeats without a pause in which one would be due
 		<-tick.C
 		p.chunk("x")
 	}
 	p.complete()
-	p.check(<-got)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	p.check(c.transcripts[p.id])
 	if n := w.metrics.closedFor("heartbeat_missed"); n != 0 {
 		t.Fatalf("%d clients were taken for dead", n)
 	}

@@ -66,6 +66,9 @@ func (c *Command) validate() error {
 	if c.After > MaxSeq {
 		return Errorf(CodeInvalidCursor, `field "after" is %d, beyond any stream`, c.After)
 	}
+	if len(c.Stream) > MaxCommandIDBytes { // the answer carries it, too
+		return Errorf(CodeInvalidRequest, `field "stream" has %d bytes, more than the limit of %d`, len(c.Stream), MaxCommandIDBytes)
+	}
 	switch c.Type {
 	case CommandAnalyze:
 		if len(c.Request) == 0 {

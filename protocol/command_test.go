@@ -100,3 +100,23 @@ func TestMessagesHaveTheFormsOfTheWire(t *testing.T) {
 		}
 	}
 }
+
+func TestAnErrorDoesNotRepeatALongInput(t *testing.T) {
+	digits := strings.Repeat("7", 1<<20)
+	command := func(text string) error { _, _, err := protocol.ParseCommand([]byte(text)); return err }
+	request := func(text string) error { _, err := protocol.ParseRequest([]byte(text)); return err }
+	for name, err := range map[string]error{
+		"a cursor":       command(`{"type":"ping","id":"a","after":` + digits + `}`),
+		"a stream":       command(`{"type":"unsubscribe","id":"a","stream":"` + digits + `"}`), // which the answer would name
+		"an integer":     request(`{"code":"x","options":{"max_tokens":` + digits + `}}`),
+		"a number":       request(`{"code":"x","options":{"temperature":1` + digits + `}}`),
+		"a duration":     request(`{"code":"x","orphan_timeout":` + digits + `}`),
+		"a field's name": request(`{"code":"x","` + digits + `":1}`),
+	} {
+		if err == nil {
+			t.Errorf("%s of a megabyte is no error", name)
+		} else if d := protocol.AsError(err).Detail; len(d) > 1000 {
+			t.Errorf("the error of %s has %d bytes: %.100s", name, len(d), d)
+		}
+	}
+}

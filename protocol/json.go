@@ -63,7 +63,7 @@ func unmarshalStrict(b []byte, what string, v any) error {
 		}
 		// For a number that doesn't fit, Value is the number too.
 		value := strings.TrimPrefix(e.Value, "number ")
-		return Errorf(code, "field %q of the %s is %s; it must be %s", e.Field, what, withArticle(value), wanted(e.Type))
+		return Errorf(code, "field %q of the %s is %.40s; it must be %s", e.Field, what, withArticle(value), wanted(e.Type))
 	}
 	return Errorf(CodeInvalidRequest, "the %s is not valid: %w", what, err)
 }

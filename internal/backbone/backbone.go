@@ -227,7 +227,8 @@ func Open(ctx context.Context, o Options) (_ *Backbone, err error) {
 		return nil, err
 	}
 	b.queue.start(b.publishQueued)
-	if b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxAppends)); err != nil {
+	if b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxAppends),
+		jetstream.WithPublishAsyncTimeout(callTimeout)); err != nil {
 		return nil, err
 	}
 	ctx, cancel := bound(ctx)

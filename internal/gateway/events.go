@@ -44,9 +44,9 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, q url.Valu
 		methodNotAllowed(w, r, http.MethodGet)
 		return
 	}
-	g.noWriteDeadline(w)
 	w.Header().Add("Vary", "Accept")
 	if wantsSSE(r) {
+		g.noWriteDeadline(w)
 		g.opts.Streams.ServeSSE(w, r, cursors, single)
 		return
 	}
@@ -55,6 +55,7 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, q url.Valu
 		g.fail(w, r, err)
 		return
 	}
+	g.noWriteDeadline(w)
 	g.opts.Streams.ServeLongPoll(w, r, cursors, single, wait)
 }
 

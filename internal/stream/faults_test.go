@@ -254,3 +254,36 @@ func TestAFeedThatWasAdoptedAndDroppedIsNotFilledAnyMore(t *testing.T) {
 func (b *ambiguousBus) StartAppend(ctx context.Context, id string, prev uint64, batch backbone.Batch) func() (uint64, error) {
 	return func() (uint64, error) { return b.AppendLog(ctx, id, prev, batch) }
 }
+
+func TestAStreamThatRecoverCouldNotEndEndsWhenItIsOpened(t *testing.T) {
+	dir := t.TempDir()
+	h := startHost(t, backbone.Options{DataDir: dir}, hub.FeedLimits{}, stream.Options{Sole: true})
+	w := create(t, h)
+	must(t, w.Append(protocol.TypeStarted, &protocol.Started{Provider: "p", Attempt: 1}))
+	stored(t, h, w)
+	h.stop(t)
+
+	bus, err := backbone.Open(t.Context(), backbone.Options{DataDir: dir, Node: "n1"})
+	must(t, err)
+	defer func() { must(t, bus.Close()) }()
+	feeds := hub.NewFeeds(hub.FeedLimits{})
+	defer feeds.Close()
+	n := stream.New(feeds, &flakyBus{Backbone: bus, fail: 1}, stream.Options{Node: "n1", Sole: true})
+	defer func() { must(t, n.Close(t.Context())) }()
+	if ended, err := n.Recover(t.Context()); err == nil || ended != 0 {
+		t.Fatalf("Recover ended %d streams, error %v; the test wants its append to fail", ended, err)
+	}
+	// The store works again. A client comes that was ahead of what was stored.
+	hb := hub.New(feeds, n, hub.Options{})
+	defer hb.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	tr, _, err := hb.Collect(ctx, w.ID())
+	must(t, err)
+	var failed protocol.Failed
+	if end := tr.Terminal(); end == nil {
+		t.Fatalf("the stream has no end, its cursor is %d", tr.Cursor())
+	} else if must(t, end.Decode(&failed)); failed.Error.Code != protocol.CodeOwnerLost || tr.Cursor() < 1<<32 {
+		t.Errorf("the stream ends at %d with %+v", tr.Cursor(), failed.Error)
+	}
+}

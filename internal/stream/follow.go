@@ -145,6 +145,17 @@ func (n *Node) Open(ctx context.Context, feed *hub.Feed) (stop func(), err error
 		f.close()
 		return nil, err
 	}
+	if _, ended := feed.Head(); !ended && n.opts.Sole {
+		// It doesn't run here, or it had a feed, and so nowhere: its job died,
+		// and the end that Recover or fence tried to store isn't there.
+		if err = n.endLost(ctx, feed.ID()); err == nil {
+			err = f.catchUp(ctx)
+		}
+		if err != nil {
+			f.close()
+			return nil, err
+		}
+	}
 	if _, ended := feed.Head(); ended {
 		f.close()
 		return func() {}, nil

@@ -40,7 +40,8 @@ type Options struct {
 	// is recorded as running at start has died.
 	Sole bool
 	// CoalesceWindow is the least time between two chunk events of a stream;
-	// what comes in between is merged. 0 turns merging off.
+	// what comes in between is merged, and written up to an eighth of the
+	// window late. 0 turns merging off.
 	CoalesceWindow time.Duration
 	// BatchInterval is how long an event waits to be stored at most. Default
 	// 250 ms.
@@ -112,8 +113,10 @@ type Node struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // the storer, what it waits for, catch-ups
+	wg     sync.WaitGroup // the storer, what it waits for, the windows, catch-ups
 	storer storer
+	// windows merges chunks of text that come close together.
+	windows *windows
 
 	mu        sync.Mutex
 	writers   map[string]*Writer   // guarded by mu: those that are not fully stored
@@ -126,7 +129,9 @@ func New(feeds *hub.Feeds, bus Bus, o Options) *Node {
 		writers: make(map[string]*Writer), followers: make(map[string]*follower)}
 	n.storer.kick = make(chan struct{}, 1)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.windows = newWindows(n.opts.CoalesceWindow)
 	n.wg.Go(n.storeLoop)
+	n.wg.Go(func() { n.windows.run(n.ctx) })
 	return n
 }
 
@@ -213,9 +218,6 @@ func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock() // start begins nothing any more
 	n.cancel()
 	n.mu.Unlock()
-	for _, w := range writers {
-		w.stopTimer()
-	}
 	n.wg.Wait()
 	if lost > 0 {
 		return fmt.Errorf("%d streams were not fully stored: %w", lost, ctx.Err())

@@ -266,7 +266,6 @@ func (w *Writer) fence() {
 	n.opts.Logger.Error().Str("stream", w.id).Msg("another node has taken the stream over; this one only follows now")
 	w.mu.Lock()
 	w.ended = ErrFenced
-	w.stopWindow()
 	if w.final != nil { // its place is in the log no more
 		w.final = nil
 		close(w.told)

@@ -394,3 +394,50 @@ func TestLongTextIsSplitWithoutSplittingCharacters(t *testing.T) {
 		t.Fatalf("the text came in %d events, want at least %d", tr.Cursor()-1, len(text)/64)
 	}
 }
+
+func TestMergedChunksAreToldWhenTheWindowIsOver(t *testing.T) {
+	const window = 40 * time.Millisecond
+	h := startHost(t, backbone.Options{DataDir: t.TempDir()}, hub.FeedLimits{}, stream.Options{Sole: true, CoalesceWindow: window})
+	w := create(t, h)
+	f, err := h.feeds.Open(t.Context(), w.ID(), h.node)
+	must(t, err)
+	defer h.feeds.Release(f)
+	for i := range 5 { // text that waits while nothing follows it, again and again
+		must(t, w.Chunk(protocol.KindText, 1, "a"))
+		must(t, w.Chunk(protocol.KindText, 1, "b"))
+		for range 10_000 {
+			if len(textOf(t, f)) == 2*(i+1) {
+				break
+			}
+			tick(t)
+		}
+		if got, want := textOf(t, f), strings.Repeat("ab", i+1); got != want {
+			t.Fatalf("text is %q, want %q", got, want)
+		}
+	}
+	events, _ := f.Events(0)
+	for i := 1; i < len(events); i++ {
+		a, err := events[i-1].Event()
+		must(t, err)
+		b, err := events[i].Event()
+		must(t, err)
+		if gap := b.Time.Sub(a.Time); gap < window-time.Millisecond { // times are told in milliseconds
+			t.Errorf("chunk %d came %v after the one before, want the window of %v", i+1, gap, window)
+		}
+	}
+}
+
+// textOf returns the text of a feed's chunks.
+func textOf(t *testing.T, f *hub.Feed) string {
+	t.Helper()
+	events, _ := f.Events(0)
+	var b strings.Builder
+	for i := range events {
+		ev, err := events[i].Event()
+		must(t, err)
+		var c protocol.Chunk
+		must(t, ev.Decode(&c))
+		b.WriteString(c.Text)
+	}
+	return b.String()
+}

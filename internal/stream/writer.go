@@ -39,7 +39,7 @@ type Writer struct {
 	attempt  int
 	pending  strings.Builder   // chunk text of kind and attempt that waits for the window's end
 	lastText time.Time         // when the last chunk event was made
-	window   *time.Timer       // ends the window; nil before the first
+	windowed bool              // the node's windows have the writer
 	opened   bool              // a chunk event of attempt was made
 	final    *protocol.Encoded // the terminal event, while it is being stored
 
@@ -131,7 +131,6 @@ func (w *Writer) appendData(t protocol.Type, data any) error {
 	}
 	if t.Terminal() {
 		w.ended = ErrEnded
-		w.stopWindow()
 		w.seq = e.Seq
 		w.final = &e
 		w.enqueue(e)
@@ -189,7 +188,7 @@ func (w *Writer) Chunk(kind protocol.ChunkKind, attempt int, text string) error 
 			w.opened = true
 			return w.emit(text, now)
 		}
-		w.startWindow(wait)
+		w.openWindow(wait)
 	}
 	w.pending.WriteString(text)
 	if w.pending.Len() >= w.node.opts.ChunkBytes {
@@ -203,37 +202,36 @@ func (w *Writer) Chunk(kind protocol.ChunkKind, attempt int, text string) error 
 func (w *Writer) Flush() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// An error means that the stream has ended or was taken over, and then
-	// there is nothing to flush.
-	_ = w.flushText()
+	if w.ended == nil {
+		_ = w.flushText() // the next call returns the error
+	}
 	w.log.retry, w.log.retryAt = 0, time.Time{} // what failed before is tried again at once
 	w.storeSoon(true)
 }
 
-func (w *Writer) startWindow(d time.Duration) {
-	if w.window == nil {
-		w.window = time.AfterFunc(d, func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if w.ended == nil {
-				_ = w.flushText() // the next call returns it
-			}
-		})
-		return
-	}
-	w.window.Reset(d)
-}
-
-func (w *Writer) stopWindow() {
-	if w.window != nil {
-		w.window.Stop()
+// openWindow has the text that waits written after d, or when an earlier
+// window is over. w.mu is held.
+func (w *Writer) openWindow(d time.Duration) {
+	if !w.windowed {
+		w.windowed = true
+		w.node.windows.add(w, d)
 	}
 }
 
-func (w *Writer) stopTimer() {
+// windowOver is called when the window is over, which may have been opened for
+// text that is written already.
+func (w *Writer) windowOver() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stopWindow()
+	w.windowed = false
+	if w.ended != nil || w.pending.Len() == 0 {
+		return
+	}
+	if wait := w.node.windows.length - time.Since(w.lastText); wait > 0 {
+		w.openWindow(wait)
+		return
+	}
+	_ = w.flushText() // the next call returns the error
 }
 
 // flushText writes the text that waits. w.mu is held.
@@ -243,7 +241,6 @@ func (w *Writer) flushText() error {
 	}
 	text := w.pending.String()
 	w.pending.Reset()
-	w.stopWindow()
 	return w.emit(text, time.Now())
 }
 
