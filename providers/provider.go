@@ -38,6 +38,10 @@ type Request struct {
 	Partial string
 	// RequestID goes to the upstream where its wire has a place for it.
 	RequestID string
+	// InOnePiece, where it is not nil, is called by Stream when the answer will
+	// come in one piece: the upstream may be silent until it is whole, also
+	// with its headers.
+	InOnePiece func()
 }
 
 // A Provider answers requests. Its methods may be called concurrently.

@@ -134,6 +134,35 @@ func TestAReservationTakesFromProviderAndTenantOrFromNeither(t *testing.T) {
 	})
 }
 
+func TestCallsOfFreeProvidersTakeNothingFromTheirTenant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := limited(2, 100)
+		o.Tenant = accounting.Limits{RequestsPerMinute: 1}
+		o.Free = map[string]bool{"p": true}
+		l := accounting.New(o)
+		for range 2 {
+			r, _ := l.Reserve(key, 1)
+			if r == nil {
+				t.Fatal("a free call was refused")
+			}
+			r.Settle(used(1, 1), 0, 0)
+		}
+		if r, _ := l.Reserve(key, 1); r != nil {
+			t.Error("the provider's own limit does not hold")
+		}
+		if got := l.Totals(); len(got) != 1 || got[0].Calls != 2 {
+			t.Errorf("the totals are %+v, want both calls", got)
+		}
+		paid := accounting.Key{Provider: "q", Tenant: key.Tenant}
+		if r, _ := l.Reserve(paid, 1); r == nil {
+			t.Error("the tenant's minute was used up by free calls")
+		}
+		if r, _ := l.Reserve(paid, 1); r != nil {
+			t.Error("the tenant's limit does not hold")
+		}
+	})
+}
+
 func TestSettlingGivesBackOrTakesTheDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := accounting.New(limited(0, 600))

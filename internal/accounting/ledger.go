@@ -26,6 +26,9 @@ type Options struct {
 	Providers map[string]Limits
 	// Tenant are the limits that each tenant has for itself.
 	Tenant Limits
+	// Free are the providers whose calls count against no tenant's limits,
+	// since they cost nothing.
+	Free map[string]bool
 	// Cost returns what a usage costs, in US dollars; ok is false where no
 	// price is known. It is called concurrently, without locks of the Ledger.
 	// Where it is nil no price is known.
@@ -111,6 +114,9 @@ func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
 	now := time.Now()
 	tenant, a := l.tenant(k.Tenant, now)
 	k.Tenant = tenant
+	if l.opts.Free[k.Provider] {
+		a = nil
+	}
 	r := &Reservation{ledger: l, key: k, accounts: [2]*account{l.providers[k.Provider], a}}
 	var wait time.Duration
 	for _, a := range r.accounts {

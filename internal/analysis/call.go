@@ -43,6 +43,7 @@ type call struct {
 	mu        sync.Mutex
 	stage     stage             // guarded by mu
 	deadline  time.Time         // guarded by mu: when silence may act
+	quiet     time.Duration     // guarded by mu: how long it may be silent after content
 	concluded bool              // guarded by mu
 	taken     bool              // guarded by mu: the provider has accepted it
 	floor     bool              // guarded by mu: it has the floor (see race)
@@ -69,6 +70,7 @@ const (
 func (j *job) newCall(ctx context.Context, r *race, t *target, p *pass, a attempt) *call {
 	c := &call{j: j, race: r, t: t, pass: p, request: j.request(t, a.partial), attempt: a.n, floor: a.alone, began: time.Now(), model: t.model}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.request.InOnePiece = c.inOnePiece
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.silence = time.AfterFunc(time.Hour, c.silent)
@@ -108,13 +110,13 @@ func (c *call) timeout(format string, args ...any) {
 // come in the meantime.
 func (c *call) silent() {
 	c.mu.Lock()
-	stage, early := c.stage, c.deadline.IsZero() || time.Now().Before(c.deadline)
+	stage, quiet, early := c.stage, c.quiet, c.deadline.IsZero() || time.Now().Before(c.deadline)
 	c.mu.Unlock()
 	e := &c.t.entry
 	switch {
 	case early:
 	case stage == stageMore:
-		c.timeout("the answer stalled: nothing more of it came for %v", e.IdleTimeout)
+		c.timeout("the answer stalled: nothing more of it came for %v", quiet)
 	case stage == stageHeaders && e.HeaderTimeout > 0 && (e.FirstContentTimeout <= 0 || e.HeaderTimeout < e.FirstContentTimeout):
 		c.timeout("the call was not accepted within %v", e.HeaderTimeout)
 	default:
@@ -204,13 +206,27 @@ func (c *call) accepted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = true
-	if c.stage == stageHeaders && !c.concluded {
-		d := c.t.entry.FirstContentTimeout
-		if d > 0 {
-			d = max(d-time.Since(c.began), time.Nanosecond)
-		}
-		c.expect(stageFirst, d)
+	c.awaitContent()
+}
+
+// inOnePiece notes that no headers come before the answer.
+func (c *call) inOnePiece() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaitContent()
+}
+
+// awaitContent has the call wait for content, and no longer for headers. Called
+// with mu held.
+func (c *call) awaitContent() {
+	if c.stage != stageHeaders || c.concluded {
+		return
 	}
+	d := c.t.entry.FirstContentTimeout
+	if d > 0 {
+		d = max(d-time.Since(c.began), time.Nanosecond)
+	}
+	c.expect(stageFirst, d)
 }
 
 // isEnd reports whether err is how a stream says that the answer ended. Only
@@ -262,7 +278,7 @@ func (c *call) take(chunk *providers.Chunk) error {
 	case providers.ChunkUsage:
 		return c.noteUsage(chunk.Usage)
 	case providers.ChunkStarted:
-		c.model = chunk.Text
+		c.model = name(chunk.Text)
 	}
 	return nil
 }
@@ -294,8 +310,24 @@ func (c *call) hear(chunk *providers.Chunk) {
 			c.rate = time.AfterFunc(c.j.s.opts.RateWindow, c.checkRate)
 		}
 	}
-	c.expect(stageMore, c.t.entry.IdleTimeout)
+	c.quiet = c.t.entry.IdleTimeout
+	if chunk.Type == providers.ChunkReasoning && c.quiet > 0 {
+		// What is told of thoughts may come long before the rest of them.
+		c.quiet = max(c.quiet, c.t.entry.FirstContentTimeout)
+	}
+	c.expect(stageMore, c.quiet)
 	c.size += int64(len(chunk.Text))
+}
+
+// maxName bounds what a provider calls its model and the end of an answer.
+const maxName = 256
+
+// name returns a provider's word for something, or as much of it as a name has.
+func name(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	return protocol.SplitText(s, maxName)[0]
 }
 
 // noteUsage keeps u, and writes it if the call has the floor, unless it says
@@ -363,7 +395,7 @@ func (c *call) conclude() (completed *protocol.Completed, err error) {
 		c.err = errConcluded
 	}
 	if c.end.Model != "" {
-		c.model = c.end.Model
+		c.model = name(c.end.Model)
 	}
 	if isEnd(c.err) && c.end.State == providers.StateComplete {
 		// An answer without content is one too, if it came first.
@@ -377,7 +409,7 @@ func (c *call) conclude() (completed *protocol.Completed, err error) {
 		if c.end.Usage != nil {
 			c.usage = c.end.Usage
 		}
-		return &protocol.Completed{FinishReason: c.end.FinishReason, Provider: c.t.Name(), Model: c.model}, nil
+		return &protocol.Completed{FinishReason: name(c.end.FinishReason), Provider: c.t.Name(), Model: c.model}, nil
 	}
 	err = c.failure()
 	if werr := c.noteUsage(c.end.Usage); werr != nil {

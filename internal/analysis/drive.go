@@ -89,7 +89,7 @@ func (d *drive) run(ctx context.Context) result {
 		if res.completed != nil || d.final(ctx, res.err) {
 			return res
 		}
-		d.failed(res)
+		d.failed(res, partial != "")
 		if t, err = d.decide(ctx, res, partial != ""); err != nil {
 			return result{t: res.t, err: err}
 		}
@@ -190,19 +190,24 @@ func (j *job) failedOver(from string, t *target, n int, reason string, discard b
 	return wrote(j.w.Append(protocol.TypeFailover, &protocol.Failover{From: from, To: t.Name(), Attempt: n, Reason: reason, Discard: discard}))
 }
 
-// failed takes a failure to the records.
-func (d *drive) failed(res result) {
+// failed takes a failure to the records. continued says that the call was to
+// continue an answer, so that more than the code may have been too long.
+func (d *drive) failed(res result, continued bool) {
 	e := protocol.AsError(res.err)
 	d.failures = append(d.failures, failure{res.t, e})
-	b := blameFor(e, res.silent)
-	for _, t := range d.list {
-		if b.provider && t.candidate == res.t.candidate {
+	if blameFor(e, res.silent).longer && !continued {
+		d.list = d.j.s.larger(res.t, d.j.req)
+	}
+	for _, t := range d.list { // which may be new, with further models of who was to blame before
+		if d.blamed(t.candidate) {
 			d.pass(t)
 		}
 	}
-	if b.longer {
-		d.list = d.j.s.larger(res.t, d.j.req)
-	}
+}
+
+// blamed reports whether one of the failures was the provider's as a whole.
+func (d *drive) blamed(c *candidate) bool {
+	return slices.ContainsFunc(d.failures, func(f failure) bool { return f.t.candidate == c && blameFor(f.e, false).provider })
 }
 
 // decide returns who is asked after a failure, once it is time to; nil if
@@ -210,9 +215,9 @@ func (d *drive) failed(res result) {
 func (d *drive) decide(ctx context.Context, res result, continued bool) (*target, error) {
 	e := protocol.AsError(res.err)
 	b := blameFor(e, res.silent)
-	if continued && e.Code == protocol.CodeInvalidRequest {
-		// It can't take the beginning of an answer. The client asked for no such
-		// thing, and never sees this.
+	if continued && (e.Code == protocol.CodeInvalidRequest || e.Code == protocol.CodeContextTooLong) {
+		// It can't take the beginning of an answer, or not so much beside the
+		// code. The client asked for no such thing, and never sees this.
 		d.whole = true
 		d.failures = d.failures[:len(d.failures)-1] // before it is why there was a beginning
 		if d.attempts < d.j.s.opts.MaxAttempts {
@@ -275,9 +280,9 @@ func (d *drive) again(ctx context.Context, res result, e *protocol.Error, named 
 	return j.sleep(ctx, wait)
 }
 
-// over returns the end of a job whom nobody answered: the last error if it
-// decides, and otherwise the first, which is that of the provider that was
-// preferred, with what the others said.
+// over returns the end of a job whom nobody answered: the last error if that is
+// a content filter's, which decides, and otherwise the first, which is that of
+// the provider that was preferred, with what the others said.
 func (d *drive) over(last *protocol.Error) result {
 	res := result{err: last}
 	if d.last != nil {
@@ -286,7 +291,7 @@ func (d *drive) over(last *protocol.Error) result {
 			res.err = d.last.err // with what only the log should tell
 		}
 	}
-	if len(d.failures) == 0 || !mayDegrade(last) && last.Code != protocol.CodeInvalidRequest {
+	if len(d.failures) == 0 || last.Code == protocol.CodeContentFiltered {
 		return res
 	}
 	first := d.failures[0]

@@ -208,7 +208,7 @@ func (j *job) race(ctx context.Context, d *drive, t *target, p *pass, a attempt)
 				return res
 			}
 			switch {
-			case !hedges || res.err == nil:
+			case !hedges || res.err == nil || r.won() != nil: // who is outrun has not failed
 			case j.s.opts.recovery(res.err) == StrategyFail: // who runs may answer, and nobody else
 				hedges, d.refused = false, true
 				hedge.Stop()
@@ -244,7 +244,7 @@ func (j *job) heard(r *race, n news, d *drive) (res result, over bool) {
 		return res, true
 	}
 	if winner == nil && !errors.Is(res.err, errOutrun) {
-		d.failed(res)
+		d.failed(res, false)
 	}
 	return res, false
 }

@@ -54,9 +54,13 @@ func (d *drive) recall() *target {
 	return j.s.recaller.target(a)
 }
 
-// keep puts a whole answer of a provider into the cache.
+// finishLength is the reason of an answer that reached its limit of tokens.
+const finishLength = "length"
+
+// keep puts a whole answer of a provider into the cache: none that was cut by a
+// limit, since asking again may give more.
 func (j *job) keep(d *drive, completed *protocol.Completed) {
-	if !d.answer.said.on || completed.Cached || completed.Degraded {
+	if !d.answer.said.on || completed.Cached || completed.Degraded || completed.FinishReason == finishLength {
 		return
 	}
 	j.s.opts.Cache.Put(cache.Key(j.cacheKey), &cache.Answer{

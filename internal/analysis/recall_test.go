@@ -72,6 +72,7 @@ func TestACachedAnswerIsForEqualRequestsOfTheSameOwnerAndForFailuresItHelps(t *t
 		"a request that wants no cached one":   {first: says("yes"), second: away, change: func(r *protocol.Request) { r.Cache = protocol.CacheBypass }, want: "completed local degraded"},
 		"a request that wants a new one":       {first: says("yes"), second: away, change: func(r *protocol.Request) { r.Cache = protocol.CacheRefresh }, want: "completed local degraded"},
 		"an answer that broke off is not kept": {first: cut("half"), second: away, want: "completed local degraded"},
+		"nor is one that a limit has cut":      {first: turn{steps: []step{say("cut")}, end: providers.Outcome{State: providers.StateComplete, FinishReason: "length"}}, second: away, want: "completed local degraded"},
 		"a refused key is no such failure":     {first: says("yes"), second: fails(protocol.CodeUnauthorized), want: "completed local degraded"},
 		"nor is filtered content":              {first: says("yes"), second: fails(protocol.CodeContentFiltered), want: "failed content_filtered a: no"},
 		"an old answer is none":                {first: says("yes"), second: away, after: 25 * time.Hour, want: "completed local degraded"},

@@ -12,9 +12,11 @@ import (
 // newLedger returns the accounts for what o's providers are asked.
 func newLedger(cs []*candidate, o *Options) *accounting.Ledger {
 	limits := make(map[string]accounting.Limits, len(cs))
+	free := map[string]bool{CacheName: true}
 	prices := make(map[[2]string]providers.Price)
 	for _, c := range cs {
 		limits[c.Name()] = c.entry.Limits
+		free[c.Name()] = c.local()
 		for _, t := range c.targets {
 			prices[[2]string{c.Name(), t.model}] = t.info.Price
 		}
@@ -22,6 +24,7 @@ func newLedger(cs []*candidate, o *Options) *accounting.Ledger {
 	return accounting.New(accounting.Options{
 		Providers: limits,
 		Tenant:    o.TenantLimits,
+		Free:      free,
 		Cost: func(provider, model string, u *protocol.Usage) (float64, bool) {
 			p := prices[[2]string{provider, model}]
 			return p.Cost(u), !p.IsZero()

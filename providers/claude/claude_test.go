@@ -162,8 +162,21 @@ data: {"type":"content_block_delta","index":1,"delta":{"type":"citations_delta",
 event: content_block_delta
 data: {"type":"content_block_delta","index":1,"delta":{"type":"brand_new_delta","text":"no"}}
 
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}
+
 `+stop)
 	if a.Text != "AB" || a.Reasoning != "" || a.Outcome.State != providers.StateComplete || a.Err != nil {
+		t.Errorf("the answer is %+v", a)
+	}
+}
+
+func TestAnEndWithoutAReasonIsNone(t *testing.T) {
+	a := serve(t, start+`event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"half"}}
+
+`+stop)
+	if a.Text != "half" || a.Outcome.State != providers.StateTruncated || a.Outcome.Err == nil || a.Outcome.Err.Code != protocol.CodeStreamInterrupted {
 		t.Errorf("the answer is %+v", a)
 	}
 }

@@ -71,6 +71,9 @@ func (d *decoder) Decode(ev upstream.Event, out []providers.Chunk) ([]providers.
 		out = d.tally(outer, out)
 		return out, upstream.More, d.stop(inner)
 	case "message_stop":
+		if d.outcome.FinishReason == "" { // every whole answer has one; who was cut off says none
+			return out, upstream.More, nil
+		}
 		return out, upstream.Last, nil
 	case "error":
 		return out, upstream.More, upstream.ParseFailure(0, ev.Data).Error(d.outcome.Model)

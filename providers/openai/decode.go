@@ -18,10 +18,14 @@ type decoder struct {
 	content  bool // there was some
 	finished bool // a finish_reason was seen
 	refused  bool // the text is a refusal
+	strict   bool // the server always says why an answer ends
 }
 
-func newDecoder(model string) *decoder {
-	return &decoder{outcome: providers.Outcome{Model: model}}
+// newDecoder returns a decoder for the answer of a model. strict is for servers
+// that always send a finish_reason: content without one was broken off, whatever
+// ends the stream. Of others some send none.
+func newDecoder(model string, strict bool) *decoder {
+	return &decoder{outcome: providers.Outcome{Model: model}, strict: strict}
 }
 
 func (d *decoder) Literal() string { return done }
@@ -35,13 +39,13 @@ func (d *decoder) Outcome() providers.Outcome { return d.outcome }
 // The text is copied once, and every string of it is a piece of that copy.
 func (d *decoder) Decode(ev upstream.Event, out []providers.Chunk) ([]providers.Chunk, upstream.Mark, *protocol.Error) {
 	if string(ev.Data) == done {
-		if d.finished || d.content {
+		if d.finished || d.content && !d.strict {
 			if d.outcome.FinishReason == "" {
 				d.outcome.FinishReason = d.reason("stop")
 			}
 			return out, upstream.Last, nil
 		}
-		return out, upstream.More, nil // the end of nothing
+		return out, upstream.More, nil // the end of nothing, or of a part
 	}
 	var model, choices, usage, failure gjson.Result
 	gjson.Parse(string(ev.Data)).ForEach(func(k, v gjson.Result) bool {

@@ -16,7 +16,7 @@ const frame = `data: {"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"ch
 	`"service_tier":"default","system_fingerprint":"fp_f33640a400","choices":[{"index":0,"delta":{"content":" function"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"
 
 func stream(r io.Reader) *upstream.Stream {
-	return upstream.NewStream(context.Background(), func() {}, "x", "", io.NopCloser(r), newDecoder("m"))
+	return upstream.NewStream(context.Background(), func() {}, "x", "", io.NopCloser(r), newDecoder("m", false))
 }
 
 func FuzzDecode(f *testing.F) {

@@ -114,6 +114,52 @@ func TestAWebSocketWithoutAFirstEventIsLeft(t *testing.T) {
 	}
 }
 
+// A second call would cost as much as the first, which may still be answered.
+func TestAWebSocketThatHasWorkedAndIsSilentIsNotReplaced(t *testing.T) {
+	script := providertest.Script{Pieces: mixed, Usage: usage}
+	up := providertest.NewUpstream(t, script)
+	p := openai.SocketWaits(official(t, up, providers.Config{}), 20*time.Second, 50*time.Millisecond)
+	whole(t, "the first call", collect(t, p, question), script)
+	up.Enqueue(providertest.Script{Fault: providertest.Fault{Kind: providertest.FaultSilence}})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := p.Stream(ctx, question); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the error is %v, want the caller's deadline", err)
+	}
+	if got := protocols(up); !slices.Equal(got, []providers.Protocol{providers.ProtocolWebSocket, providers.ProtocolWebSocket}) {
+		t.Errorf("the calls were %q", got)
+	}
+}
+
+// Its headers come with it, which the deadline for those must know.
+func TestAnAnswerInOnePieceIsToldBeforeItIsWaitedFor(t *testing.T) {
+	script := providertest.Script{Pieces: mixed, Usage: usage}
+	no := false
+	for name, tc := range map[string]struct {
+		new    providers.Factory
+		cfg    providers.Config
+		refuse bool
+		want   int
+	}{
+		"a server that streams":              {openai.NewResponses, providers.Config{}, false, 0},
+		"one that refuses to":                {openai.NewResponses, providers.Config{}, true, 1},
+		"one that is configured not to":      {openai.NewChat, providers.Config{Features: providers.FeatureOverrides{Streaming: &no}}, false, 1},
+		"chat with a server that streams":    {openai.NewChat, providers.Config{}, false, 0},
+		"responses configured not to either": {openai.NewResponses, providers.Config{Features: providers.FeatureOverrides{Streaming: &no}}, false, 1},
+	} {
+		up := providertest.NewUpstream(t, script)
+		up.RefuseStreams(tc.refuse)
+		tc.cfg.BaseURL = up.URL
+		told := 0
+		asked := *question
+		asked.InOnePiece = func() { told++ }
+		whole(t, name, collect(t, must(t, tc.new, tc.cfg), &asked), script)
+		if told != tc.want {
+			t.Errorf("%s: it was told %d times, want %d", name, told, tc.want)
+		}
+	}
+}
+
 func TestAnOrdinaryErrorIsNoReasonToAskInAnotherWay(t *testing.T) {
 	for _, status := range []int{401, 429, 500, 503} {
 		up := providertest.NewUpstream(t, providertest.Script{Fault: providertest.Fault{Kind: providertest.FaultStatus, Status: status}})

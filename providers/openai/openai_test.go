@@ -2,7 +2,9 @@ package openai_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"testing"
@@ -236,6 +238,25 @@ func TestWhatServersOfTheDialectReallySend(t *testing.T) {
 				t.Errorf("the answer is\n%+v\nwant\n%+v", a, tc.want)
 			}
 		})
+	}
+}
+
+// Vendors that always say why an answer ends have broken off one that doesn't:
+// a proxy between may still have ended it politely.
+func TestDoneWithoutAReasonIsNoEndAtTheVendors(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, `data: {"choices":[{"delta":{"content":"half"}}]}`+"\n\ndata: [DONE]\n\n")
+	}))
+	defer srv.Close()
+	for name, tc := range map[string]struct {
+		new  providers.Factory
+		want providers.State
+	}{"deepseek": {openai.NewDeepSeek, providers.StateTruncated}, "compatible": {openai.NewChat, providers.StateComplete}} {
+		a := collect(t, must(t, tc.new, providers.Config{Name: "x", BaseURL: srv.URL}), question)
+		if a.Text != "half" || a.Outcome.State != tc.want {
+			t.Errorf("%s: the answer is %+v, want state %v", name, a, tc.want)
+		}
 	}
 }
 

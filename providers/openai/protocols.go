@@ -46,6 +46,7 @@ type ways struct {
 
 	mu    sync.Mutex
 	at    int       // guarded by mu: the one that works
+	known bool      // guarded by mu: it is known to, and not only hoped
 	again time.Time // guarded by mu: when to try the first again
 }
 
@@ -68,7 +69,14 @@ func (w *ways) worked(i int) {
 	if i > w.at {
 		w.again = time.Now().Add(reprobe)
 	}
-	w.at = i
+	w.at, w.known = i, true
+}
+
+// proven reports whether one is the way that worked last.
+func (w *ways) proven(one way) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.known && w.list[w.at] == one
 }
 
 // protocols lists the ways as protocols.

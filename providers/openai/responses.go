@@ -82,12 +82,19 @@ func (r *responses) ask(ctx context.Context, w way, req *providers.Request, mode
 	}
 	call := upstream.Call{Path: responsesPath, Header: make(http.Header), Body: body, Model: model,
 		Decoder: newResponsesDecoder(model), Limit: upstream.MaxWholeBytes, Whole: w == wayWhole || w == wayPolls}
+	if w == wayWhole {
+		call.InOnePiece = req.InOnePiece
+	}
 	if req.RequestID != "" && r.official {
 		call.Header.Set("X-Client-Request-Id", req.RequestID)
 	}
 	switch w {
 	case waySocket:
-		return r.client.Socket(ctx, call, r.waits)
+		waits := r.waits
+		if r.ways.proven(w) {
+			waits.First = 0 // its silence is the provider's, as with any way
+		}
+		return r.client.Socket(ctx, call, waits)
 	case wayBackground, wayPolls:
 		return r.background(ctx, call)
 	}

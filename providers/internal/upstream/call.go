@@ -34,6 +34,9 @@ type Call struct {
 	// gjson's), for servers that give one though a stream was asked for. The
 	// decoder then gets it as where Whole is set. "" for none.
 	WholeHas string
+	// InOnePiece, where it is not nil, is called when such an answer is waited
+	// for (see providers.Request).
+	InOnePiece func()
 	// Limit bounds an event in bytes; MaxEventBytes where it is 0. A whole
 	// answer is bounded by MaxWholeBytes.
 	Limit int
@@ -47,6 +50,12 @@ func (c *Call) limit() int {
 		return c.Limit
 	}
 	return MaxEventBytes
+}
+
+func (c *Call) inOnePiece() {
+	if c.InOnePiece != nil {
+		c.InOnePiece()
+	}
 }
 
 // Stream sends call and returns the answer once its headers have come.
@@ -121,6 +130,9 @@ func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call
 	// Otherwise the transport asks for gzip, and a proxy that compresses holds
 	// chunks back to fill its blocks.
 	req.Header.Set("Accept-Encoding", "identity")
+	if call.Whole {
+		call.inOnePiece()
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, false, c.callError(ctx, err)
@@ -137,12 +149,13 @@ func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call
 		a.Source = &body{newEventReader(resp.Body, call.limit()), resp.Body}
 		return a, false, nil
 	case call.WholeHas != "" && kind == "application/json":
+		call.inOnePiece()
 		data, rest, err := peek(resp.Body)
 		if err != nil {
 			_ = resp.Body.Close() // it is broken
 			return nil, false, c.callError(ctx, err)
 		}
-		if resp.Body = rest; gjson.ValidBytes(data) && gjson.GetBytes(data, call.WholeHas).Exists() {
+		if resp.Body = rest; validJSON(data) && gjson.GetBytes(data, call.WholeHas).Exists() {
 			a.Source = &wholeBody{body: resp.Body}
 			return a, false, nil
 		}

@@ -44,7 +44,7 @@ type Failure struct {
 // {"detail":…}. Other text is taken as the message.
 func ParseFailure(status int, body []byte) Failure {
 	f := Failure{Status: status}
-	if !gjson.ValidBytes(body) {
+	if !validJSON(body) {
 		if text := string(body); !strings.Contains(text, "<") { // a proxy's page says nothing useful
 			f.Message = text
 		}
@@ -244,6 +244,10 @@ var (
 	bearer   = regexp.MustCompile(`(?i)\bbearer\s+[^\s"',]+`)
 )
 
+// minSecret is how long a secret, or a part of one, is that is worth hiding:
+// shorter ones would take ordinary words out of messages.
+const minSecret = 6
+
 // hidden stands for what an error must not tell.
 const hidden = "[hidden]"
 
@@ -252,11 +256,24 @@ const hidden = "[hidden]"
 func scrub(s string, secrets []string) string {
 	for _, secret := range secrets {
 		s = strings.ReplaceAll(s, secret, hidden)
+		s = hideCut(s, secret)
 	}
 	s = urlQuery.ReplaceAllString(s, "$1")
 	s = urlUser.ReplaceAllString(s, "$1")
 	s = keyLike.ReplaceAllString(s, hidden)
 	return bearer.ReplaceAllString(s, "Bearer "+hidden)
+}
+
+// hideCut takes the beginning of a secret from the end of s, where a text was
+// clipped in the middle of it.
+func hideCut(s, secret string) string {
+	text := strings.TrimRight(s, "…\"")
+	for n := len(secret) - 1; n >= minSecret; n-- {
+		if strings.HasSuffix(text, secret[:n]) {
+			return text[:len(text)-n] + hidden + s[len(text):]
+		}
+	}
+	return s
 }
 
 // bare returns err without the URL that net/http puts around it, since that

@@ -19,7 +19,8 @@ import (
 type SocketWaits struct {
 	// Open is for the connection with its handshake.
 	Open time.Duration
-	// First is from then to the first message.
+	// First is from then to the first message. 0 leaves that to the caller's
+	// context.
 	First time.Duration
 }
 
@@ -29,7 +30,7 @@ type SocketWaits struct {
 //
 // other reports whether an error says no more than that there is no WebSocket to
 // be had: the handshake was refused without a provider's reason, the connection
-// failed, or no message came in time. Ending ctx closes the connection.
+// failed, no message came in time, or the first one says so. Ending ctx closes the connection.
 func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s providers.Stream, other bool, err error) {
 	req, err := c.request(ctx, http.MethodGet, call.Path, c.key, nil)
 	if err != nil {
@@ -60,15 +61,25 @@ func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s pr
 		_ = sock.Close() // it has failed already
 		return nil, ctx.Err() == nil, c.callError(ctx, err)
 	}
-	late := time.AfterFunc(waits.First, cancel)
+	intime := func() bool { return true }
+	if waits.First > 0 {
+		intime = time.AfterFunc(waits.First, cancel).Stop
+	}
 	if err := conn.Write(ctx2, websocket.MessageText, call.Body); err != nil {
 		return fail(err)
 	}
-	if sock.first, err = sock.read(); err == nil && !late.Stop() {
+	if sock.first, err = sock.read(); err == nil && !intime() {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
 		return fail(err)
+	}
+	if validJSON(sock.first.Data) {
+		if failure := ParseFailure(0, sock.first.Data); failure.RefusesWay() {
+			cancel()
+			_ = sock.Close() // nothing else comes
+			return nil, true, c.scrub(failure.Error(call.Model)).WithProvider(c.name)
+		}
 	}
 	stream := c.Answer(ctx, cancel, resp.Header.Get(c.dialect.RequestID), sock, call.Decoder)
 	stream.abrupt = true

@@ -98,6 +98,20 @@ func TestASocketThatClosesBeforeItsFirstMessageIsNone(t *testing.T) {
 	}
 }
 
+func TestASocketWhoseFirstMessageRefusesTheWayIsNone(t *testing.T) {
+	done := func(c *websocket.Conn) { _ = c.Close(websocket.StatusNormalClosure, "") }
+	refused := serveSocket(t, done, `{"type":"error","status":400,"error":{"type":"invalid_request_error","message":"model m is not supported in WebSocket streaming mode"}}`)
+	if _, other, err := ask(t, refused); err == nil || !other {
+		t.Errorf("the error is %v, another way may work: %v; want that one may", err, other)
+	}
+	failed := serveSocket(t, done, `{"type":"error","status":429,"error":{"type":"rate_limit_error","message":"slow down"}}`)
+	s, other, err := ask(t, failed)
+	if err != nil || other {
+		t.Fatalf("an ordinary error is the answer's: %v, other %v", err, other)
+	}
+	_ = s.Close() // it is not read
+}
+
 func TestTheEndOfTheContextClosesASocketAtOnce(t *testing.T) {
 	closed := make(chan time.Time, 1)
 	c := serveSocket(t, func(c *websocket.Conn) {

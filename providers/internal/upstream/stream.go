@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -168,9 +169,22 @@ func (s *Stream) check(data []byte) *protocol.Error {
 	return wellFormed(data)
 }
 
+// maxNesting is how deep encoding/json goes, which stops there with an error.
+const maxNesting = 10000
+
+// validJSON is gjson.ValidBytes, which recurses as deep as its input says: eight
+// megabytes of "[" overflow the stack, and that ends the process. What could be
+// too deep goes to encoding/json.
+func validJSON(b []byte) bool {
+	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > maxNesting {
+		return json.Valid(b)
+	}
+	return gjson.ValidBytes(b)
+}
+
 // wellFormed returns an error for data that is not a JSON object.
 func wellFormed(data []byte) *protocol.Error {
-	if !utf8.Valid(data) || !gjson.ValidBytes(data) || bytes.TrimLeft(data, " \t\r\n")[0] != '{' {
+	if !utf8.Valid(data) || !validJSON(data) || bytes.TrimLeft(data, " \t\r\n")[0] != '{' {
 		return protocol.Errorf(protocol.CodeInvalidResponse, "a chunk of the answer is malformed")
 	}
 	return nil
