@@ -496,7 +496,7 @@ func (r *recorder) Opened(transport string) {
 	r.open[transport]++
 }
 
-func (r *recorder) Closed(transport, reason string) {
+func (r *recorder) Closed(transport, reason string, _ time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.open[transport]--

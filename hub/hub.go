@@ -35,9 +35,10 @@ type Commands interface {
 // Metrics is told what the transports do. transport is one of the protocol's
 // names. Methods are called from many goroutines and must be quick.
 type Metrics interface {
-	// Opened and Closed bracket a connection; a long-poll is one while it waits.
+	// Opened and Closed bracket a connection, which lived so long; a long-poll is
+	// one while it waits.
 	Opened(transport string)
-	Closed(transport string, reason string)
+	Closed(transport string, reason string, lived time.Duration)
 	// Wrote tells of one message: how many events it carried, how many more
 	// were merged into those, its payload in bytes, and by how many events its
 	// furthest cursor was behind.
@@ -157,14 +158,20 @@ func (h *Hub) Connections() int { return int(h.places.Load()) }
 func (h *Hub) Options() Options { return h.opts }
 
 // Collect waits until the stream has ended, or ctx has, and returns what it
-// says until then. The error is ctx's only if nothing could be read at all.
+// says until then. The error is ctx's only if nothing could be read at all. Who
+// waits has a place as a long-poll has.
 func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript, protocol.Metadata, error) {
+	if err := h.admit(); err != nil {
+		return nil, protocol.Metadata{}, err
+	}
+	defer h.leave()
 	p := newPoll()
 	subs, err := h.subscribeAll(ctx, []protocol.Cursor{{Stream: stream}}, p)
 	if err != nil {
 		return nil, protocol.Metadata{}, err
 	}
 	defer h.unsubscribeAll(subs)
+	defer h.opened(protocol.TransportLongPoll)("answered")
 	var t protocol.Transcript
 	var b batch
 	for {
@@ -218,6 +225,23 @@ func (h *Hub) admit() error {
 }
 
 func (h *Hub) leave() { h.places.Add(-1) }
+
+// opened counts a connection, until what it returns is called.
+func (h *Hub) opened(transport string) (closed func(reason string)) {
+	began := sinceStart()
+	h.opts.Metrics.Opened(transport)
+	return func(reason string) { h.opts.Metrics.Closed(transport, reason, sinceStart()-began) }
+}
+
+// Admissible reports why a connection that came now would have no place. It
+// takes none: it is for who has something to do before.
+func (h *Hub) Admissible() error {
+	err := h.admit()
+	if err == nil {
+		h.leave()
+	}
+	return err
+}
 
 // drainEnding asks a client to move.
 func (h *Hub) drainEnding() *ending {
@@ -354,6 +378,6 @@ func (noCommands) Authenticate(context.Context, string) error      { return errN
 
 type noMetrics struct{}
 
-func (noMetrics) Opened(string)                       {}
-func (noMetrics) Closed(string, string)               {}
-func (noMetrics) Wrote(string, int, int, int, uint64) {}
+func (noMetrics) Opened(string)                        {}
+func (noMetrics) Closed(string, string, time.Duration) {}
+func (noMetrics) Wrote(string, int, int, int, uint64)  {}

@@ -257,7 +257,7 @@ func TestConnectionsThatAreBeingOpenedCountToo(t *testing.T) {
 	var refused atomic.Int32
 	for _, id := range ids {
 		wg.Go(func() {
-			if c := w.sse("single=1&stream="+id, ""); c.resp.StatusCode == http.StatusServiceUnavailable {
+			if c := w.sse("single=1&stream="+id, ""); c.resp.ContentLength > 0 { // sent away: a stream has no length
 				refused.Add(1)
 			}
 		})
@@ -295,6 +295,36 @@ func TestALongPollClientThatPipelinesAndReadsNothingIsClosed(t *testing.T) {
 	n, err := io.Copy(io.Discard, conn)
 	if ne, ok := errors.AsType[net.Error](err); (ok && ne.Timeout()) || n >= least {
 		t.Errorf("the connection is still there: read %d bytes, %v", n, err)
+	}
+}
+
+// An EventSource gives up for ever on an error status.
+func TestAnEventSourceThatFindsNoPlaceComesBack(t *testing.T) {
+	w := newWorld(t, hub.Options{MaxConnections: 1, ReconnectDelay: 2 * time.Second}, hub.FeedLimits{})
+	p := w.publish().start()
+	first := w.sse("single=1&stream="+p.id, "")
+	second := w.sse("single=1&stream="+p.id, "")
+	body, err := io.ReadAll(second.resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.resp.StatusCode != http.StatusOK || second.resp.Header.Get("Content-Type") != "text/event-stream" || !strings.HasPrefix(string(body), "retry: ") || strings.Contains(string(body), "data:") {
+		t.Errorf("the second is answered with %s %q, want a time to come back", second.resp.Status, body)
+	}
+	if err := w.hub.Admissible(); protocol.AsError(err).Code != protocol.CodeOverloaded {
+		t.Errorf("a connection is admissible: %v", err)
+	}
+	// Who waits for the result needs a place, too.
+	if _, _, err := w.hub.Collect(t.Context(), p.id); protocol.AsError(err).Code != protocol.CodeOverloaded {
+		t.Errorf("Collect: %v, want overloaded", err)
+	}
+	p.complete()
+	if _, err := io.ReadAll(first.resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the place is free", func() bool { return w.hub.Admissible() == nil })
+	if _, _, err := w.hub.Collect(t.Context(), p.id); err != nil {
+		t.Error(err)
 	}
 }
 

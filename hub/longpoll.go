@@ -51,11 +51,8 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 		return
 	}
 	defer h.unsubscribeAll(subs)
-	h.opts.Metrics.Opened(protocol.TransportLongPoll)
-	reason := "answered"
-	defer func() {
-		h.opts.Metrics.Closed(protocol.TransportLongPoll, reason)
-	}()
+	closed, reason := h.opened(protocol.TransportLongPoll), "answered"
+	defer func() { closed(reason) }()
 
 	ctx, cancel := context.WithTimeout(r.Context(), min(max(wait, 0), h.opts.PollMaxWait))
 	defer cancel()

@@ -64,6 +64,7 @@ type session struct {
 	ctx       context.Context // ends with the session
 	cancel    context.CancelFunc
 	done      chan struct{} // closed when nothing of the session runs any more
+	closed    func(reason string)
 	// oneShot says that the session is over when all its streams are (SSE).
 	oneShot bool
 
@@ -115,7 +116,7 @@ func (s *session) start(w wire, l link, first []byte, subs []*subscription, read
 		return false
 	}
 	h.sessions[s] = struct{}{}
-	h.opts.Metrics.Opened(s.transport)
+	s.closed = h.opened(s.transport)
 	if h.draining.Load() { // since it was admitted
 		s.ending = h.drainEnding()
 	}
@@ -447,7 +448,7 @@ func (s *session) finish(e ending) roundEnd {
 	s.hub.leave()
 	s.cancel()
 	close(s.done)
-	s.hub.opts.Metrics.Closed(s.transport, e.reason)
+	s.closed(e.reason)
 	return roundOver
 }
 

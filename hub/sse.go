@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -21,7 +20,7 @@ const ssePadding = 2 << 10
 // form ("A:17,B:3"). Before the first byte errors are answered as problems.
 func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool) {
 	if err := h.admit(); err != nil {
-		if errors.Is(err, protocol.Errorf(protocol.CodeDraining, "")) {
+		if r.Method == http.MethodGet {
 			h.sendAway(w)
 			return
 		}
@@ -50,7 +49,8 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 		s.cancel()
 		h.unsubscribeAll(subs)
 		h.bound(w)
-		w.WriteHeader(http.StatusNoContent) // stops an EventSource
+		w.Header().Set("Cache-Control", "no-store") // else a cache may keep it (RFC 9110, section 15.3.5)
+		w.WriteHeader(http.StatusNoContent)         // stops an EventSource
 		return
 	}
 	link := &sseLink{single: single, cursors: slices.Clone(cursors)}
@@ -80,8 +80,8 @@ func sseHeader(head http.Header) {
 	head.Set("X-Accel-Buffering", "no")
 }
 
-// sendAway tells an EventSource to come back later. An error status would make
-// it give up.
+// sendAway tells an EventSource to come back later, to this node or another. An
+// error status would make it give up for ever.
 func (h *Hub) sendAway(w http.ResponseWriter) {
 	sseHeader(w.Header())
 	h.bound(w)

@@ -43,6 +43,14 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, err)
 		return
 	}
+	if wantsSSE(r) || wait > 0 {
+		// An analysis that its client could not watch would run, and cost, for
+		// nobody.
+		if err := g.opts.Streams.Admissible(); err != nil {
+			g.fail(w, r, err)
+			return
+		}
+	}
 	key := r.Header.Get("Idempotency-Key")
 	if len(key) > maxIdempotencyKey || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
 		g.fail(w, r, protocol.Errorf(protocol.CodeInvalidRequest, "the Idempotency-Key must be at most %d printable ASCII characters", maxIdempotencyKey))
@@ -106,8 +114,9 @@ func (g *Gateway) result(w http.ResponseWriter, r *http.Request, id string, stat
 	g.noWriteDeadline(w)
 	t, m, err := g.opts.Streams.Collect(ctx, id)
 	g.writeDeadline(w)
-	if err != nil && ctx.Err() != nil && r.Context().Err() == nil {
-		// Nothing could be read within the wait; the stream is there all the same.
+	if err != nil && r.Context().Err() == nil && (ctx.Err() != nil || noPlace(err)) {
+		// Nothing could be read within the wait, or there was no place to wait;
+		// the stream is there all the same.
 		m, err = g.opts.Streams.Metadata(r.Context(), id)
 		t = nil
 	}
@@ -123,6 +132,12 @@ func (g *Gateway) result(w http.ResponseWriter, r *http.Request, id string, stat
 		}
 		writeJSON(w, status, res)
 	}
+}
+
+// noPlace reports whether err says that the node takes no more connections.
+func noPlace(err error) bool {
+	code := protocol.AsError(err).Code
+	return code == protocol.CodeOverloaded || code == protocol.CodeDraining
 }
 
 // metadata answers GET /v1/streams/{id}.

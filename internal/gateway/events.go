@@ -134,6 +134,15 @@ func (g *Gateway) webSocket(w http.ResponseWriter, r *http.Request) {
 			"this is a WebSocket; a proxy in between that removes the Upgrade header looks like this too"), http.StatusUpgradeRequired))
 		return
 	}
+	if r.Header.Get("Sec-WebSocket-Version") != "13" || r.Header.Get("Sec-WebSocket-Key") == "" {
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		problem.Write(w, protocol.Errorf(protocol.CodeInvalidRequest, "the WebSocket handshake needs Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key"))
+		return
+	}
+	if r.Header.Get("Sec-WebSocket-Protocol") != "" && !headerHas(r.Header, "Sec-WebSocket-Protocol", protocol.Version) {
+		problem.Write(w, protocol.Errorf(protocol.CodeInvalidRequest, "the WebSocket subprotocol is %.60q; it must be %s, or none", r.Header.Get("Sec-WebSocket-Protocol"), protocol.Version))
+		return
+	}
 	g.opts.Streams.ServeWebSocket(w, r)
 }
 

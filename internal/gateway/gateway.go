@@ -46,8 +46,10 @@ type StartOptions struct {
 type Streams interface {
 	// Metadata returns what the stream's events say in short.
 	Metadata(ctx context.Context, id string) (protocol.Metadata, error)
+	// Admissible reports why a connection that came now would have no place.
+	Admissible() error
 	// Collect waits until the stream has ended, or ctx has, and returns what it
-	// says until then.
+	// says until then. Who waits has a place as a connection has.
 	Collect(ctx context.Context, id string) (*protocol.Transcript, protocol.Metadata, error)
 	// The transports. They answer errors themselves, as problems. single says
 	// that the client uses the plain form of the cursor ("17").
@@ -58,7 +60,9 @@ type Streams interface {
 
 // Metrics is told of each request. The route is a pattern.
 type Metrics interface {
-	Request(route string, status int, took time.Duration)
+	// streamed says that the answer is an event stream or a WebSocket, which goes
+	// on after the handler.
+	Request(route string, status int, took time.Duration, streamed bool)
 }
 
 // Options configure a Gateway. Those without a default are required.
@@ -187,13 +191,14 @@ func New(o Options) (*Gateway, error) {
 		}
 	}
 
-	h := o.Origins.middleware(http.HandlerFunc(g.route))
+	// A page sees errors only with the headers that its origin needs.
+	h := o.Origins.middleware(g.bodyGuard(http.HandlerFunc(g.route)))
 	if o.LoopbackOnly {
 		h = hostGuard(o.Origins, h)
 	}
-	// bodyGuard comes before all that refuse: net/http reads on in the body of a
-	// refused request, and needs the deadline for that.
-	g.handler = g.exchange(headers(g.bodyGuard(h)))
+	// The deadline comes before all that refuse: net/http reads on in the body
+	// of a refused request, and needs it for that.
+	g.handler = g.exchange(headers(g.bodyDeadline(h)))
 	return g, nil
 }
 
@@ -215,6 +220,12 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request) {
 	h, pattern := g.mux.Handler(r)
 	if pattern != "" {
 		exchangeOf(r).route = pattern
+		if r.Method != http.MethodPost && hasBody(r) {
+			// Unread, it would keep net/http from noticing that the client of a
+			// stream has gone.
+			g.fail(w, r, protocol.Errorf(protocol.CodeInvalidRequest, "a %.20q request has no body here", r.Method))
+			return
+		}
 		g.mux.ServeHTTP(w, r)
 		return
 	}

@@ -95,15 +95,21 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	if status >= 500 {
 		level = max(level, zerolog.WarnLevel)
 	}
+	streamed := status == http.StatusSwitchingProtocols || rec.Header().Get("Content-Type") == "text/event-stream"
 	if g.opts.Metrics != nil {
-		g.opts.Metrics.Request(route, status, took)
+		g.opts.Metrics.Request(route, status, took, streamed)
 	}
 	remote, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		remote = r.RemoteAddr
 	}
 	e := g.opts.Logger.WithLevel(level).Str("request_id", x.id).Str("method", cut(r.Method)).Str("path", cut(r.URL.Path)).
-		Str("route", route).Int("status", status).Int64("bytes", rec.bytes).Dur("took_ms", took).Str("remote", remote)
+		Str("route", route).Int("status", status).Str("remote", remote)
+	if streamed {
+		e.Bool("streamed", true) // it may have only begun
+	} else {
+		e.Int64("bytes", rec.bytes).Dur("took_ms", took)
+	}
 	for _, f := range [][2]string{{"caller", x.identity}, {"stream", x.stream}, {"user_agent", cut(r.UserAgent())}} {
 		if f[1] != "" {
 			e.Str(f[0], f[1])
@@ -167,24 +173,29 @@ func headers(next http.Handler) http.Handler {
 	})
 }
 
-// bodyGuard bounds a request's body in size and time. Methods that need none
-// take none: an unread body would keep net/http from noticing that the client
-// of a stream has gone.
+func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+
+// bodyDeadline bounds how long a request's body may take to arrive.
+func (g *Gateway) bodyDeadline(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hasBody(r) {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.opts.BodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+				g.fail(w, r, err)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// bodyGuard bounds a request's body in size.
 func (g *Gateway) bodyGuard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody {
+		if !hasBody(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.opts.BodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			g.fail(w, r, err)
-			return
-		}
 		limit := MaxRequestBytes(g.opts.MaxCodeBytes)
-		if r.Method != http.MethodPost {
-			problem.Write(w, protocol.Errorf(protocol.CodeInvalidRequest, "a %.20q request has no body here", r.Method))
-			return
-		}
 		if r.ContentLength > limit {
 			w.Header().Set("Connection", "close")
 			problem.Write(w, protocol.Errorf(protocol.CodePayloadTooLarge, "the body has %d bytes, more than the limit of %d", r.ContentLength, limit))

@@ -58,6 +58,7 @@ type transportMetrics struct {
 	merged      prometheus.Counter
 	bytes       prometheus.Counter
 	lag         prometheus.Observer
+	lived       prometheus.Observer
 }
 
 // NewMetrics returns metrics in a registry of their own, with Go's and the
@@ -80,7 +81,7 @@ func NewMetrics(version string) *Metrics {
 	m.unstored = gauge(reg, "store_unstored_bytes", "Bytes of events that wait to be stored.")
 	m.degraded = gauge(reg, "store_degraded", "1 while the store does not take events.")
 	m.requests = counterVec(reg, "http_requests_total", "HTTP requests answered, by route and status.", "route", "status")
-	m.requestTime = histogramVec(reg, "http_request_seconds", "Time until the handler of an HTTP request returned; of event streams, how long they lived.",
+	m.requestTime = histogramVec(reg, "http_request_seconds", "Time until an HTTP request was answered. Event streams and WebSockets are not in it: connection_seconds is how long they lived.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30, 120, 600}, "route")
 
 	revision := "unknown"
@@ -109,11 +110,13 @@ func (m *Metrics) registerTransports() {
 	bytes := counterVec(reg, "bytes_written_total", "Bytes of messages written to clients, without framing.", "transport")
 	lag := histogramVec(reg, "write_lag_events", "How many events the furthest cursor was behind when a message was written.",
 		[]float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096}, "transport")
+	lived := histogramVec(reg, "connection_seconds", "How long connections lived; a long-poll, how long it waited.",
+		[]float64{.01, .1, 1, 5, 30, 120, 600, 3600, 6 * 3600, 24 * 3600}, "transport")
 	m.closes = counterVec(reg, "connections_closed_total", "Connections closed, by reason.", "transport", "reason")
 	resolve := func(name string) *transportMetrics {
 		return &transportMetrics{
 			connections: connections.WithLabelValues(name), opened: opened.WithLabelValues(name), messages: messages.WithLabelValues(name),
-			events: events.WithLabelValues(name), merged: merged.WithLabelValues(name), bytes: bytes.WithLabelValues(name), lag: lag.WithLabelValues(name),
+			events: events.WithLabelValues(name), merged: merged.WithLabelValues(name), bytes: bytes.WithLabelValues(name), lag: lag.WithLabelValues(name), lived: lived.WithLabelValues(name),
 		}
 	}
 	for _, name := range []string{protocol.TransportWebSocket, protocol.TransportSSE, protocol.TransportLongPoll} {
@@ -143,8 +146,10 @@ func (m *Metrics) Opened(transport string) {
 }
 
 // Closed counts a connection that ends. The reasons must be few.
-func (m *Metrics) Closed(transport, reason string) {
-	m.transport(transport).connections.Dec()
+func (m *Metrics) Closed(transport, reason string, lived time.Duration) {
+	t := m.transport(transport)
+	t.connections.Dec()
+	t.lived.Observe(lived.Seconds())
 	m.closes.WithLabelValues(transport, reason).Inc()
 }
 
@@ -205,10 +210,13 @@ func (m *Metrics) StoreFailed() {
 // Unstored changes the number of bytes that wait to be stored.
 func (m *Metrics) Unstored(delta int) { m.unstored.Add(float64(delta)) }
 
-// Request counts an HTTP request. The route is a pattern, not a path.
-func (m *Metrics) Request(route string, status int, took time.Duration) {
+// Request counts an HTTP request. The route is a pattern, not a path. streamed
+// says that the answer is a stream, whose time is not that of a request.
+func (m *Metrics) Request(route string, status int, took time.Duration, streamed bool) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
-	m.requestTime.WithLabelValues(route).Observe(took.Seconds())
+	if !streamed {
+		m.requestTime.WithLabelValues(route).Observe(took.Seconds())
+	}
 }
 
 // ObserveFeeds registers what is asked for at each scrape: how many feeds

@@ -79,10 +79,10 @@ func TestWhatProvidersDoIsScraped(t *testing.T) {
 func TestTheNamesOfMetricsAreAsPrometheusWantsThem(t *testing.T) {
 	m := busy()
 	m.Opened("sse")
-	m.Closed("sse", "done")
+	m.Closed("sse", "done", time.Second)
 	m.AnalysisStarted()
 	m.AnalysisEnded("completed")
-	m.Request("GET /v1/ws", 101, time.Millisecond)
+	m.Request("GET /v1/ws", 101, time.Millisecond, true)
 	m.ObserveFeeds(func() int { return 0 }, func() int64 { return 0 }, func() int64 { return 0 })
 	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
 	if err != nil {

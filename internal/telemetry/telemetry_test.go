@@ -25,7 +25,7 @@ func TestWhatHappensIsScraped(t *testing.T) {
 	m := telemetry.NewMetrics("v1.2.3")
 	m.Opened("sse")
 	m.Opened("sse")
-	m.Closed("sse", "done")
+	m.Closed("sse", "done", 3*time.Second)
 	m.Wrote("websocket", 3, 4, 500, 7)
 	m.Wrote("carrier pigeon", 1, 0, 1, 0)
 	m.FirstContent("claude", 300*time.Millisecond)
@@ -36,7 +36,8 @@ func TestWhatHappensIsScraped(t *testing.T) {
 	m.StoreFailed()
 	m.Unstored(10)
 	m.Unstored(-4)
-	m.Request("GET /v1/ws", 101, time.Millisecond)
+	m.Request("GET /v1/ws", 101, time.Millisecond, true)
+	m.Request("GET /v1/providers", 200, time.Millisecond, false)
 	m.ObserveFeeds(func() int { return 2 }, func() int64 { return 99 }, func() int64 { return 5 })
 	text := scrape(t, m)
 	for _, line := range []string{
@@ -50,7 +51,8 @@ func TestWhatHappensIsScraped(t *testing.T) {
 		`athena_provider_call_seconds_sum{provider="claude"} 2`,
 		`athena_analyses_running 1`, `athena_analyses_started_total 2`, `athena_analyses_ended_total{outcome="completed"} 1`,
 		`athena_store_failures_total 1`, `athena_store_degraded 1`, `athena_store_unstored_bytes 6`,
-		`athena_http_requests_total{route="GET /v1/ws",status="101"} 1`, `athena_http_request_seconds_count{route="GET /v1/ws"} 1`,
+		`athena_http_requests_total{route="GET /v1/ws",status="101"} 1`, `athena_http_request_seconds_count{route="GET /v1/providers"} 1`,
+		`athena_connection_seconds_sum{transport="sse"} 3`,
 		`athena_feeds 2`, `athena_feed_bytes 99`, `athena_feed_evictions_total 5`,
 	} {
 		if !strings.Contains(text, line+"\n") {
