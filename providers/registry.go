@@ -22,7 +22,7 @@ type Config struct {
 	// APIKey may be empty for servers that need none.
 	APIKey string
 	// Models are the ids to offer, the default first; the dialect's own where
-	// it is empty.
+	// it is empty (see ModelGuesser).
 	Models []string
 	// ModelInfo is what is known of models, by id; a model need not be in it.
 	ModelInfo map[string]ModelInfo
@@ -74,6 +74,16 @@ func (f Features) With(c Config) (Features, error) {
 		return f, fmt.Errorf("protocol must be one of %q, and not %q", f.Protocols, c.Protocol)
 	}
 	return f, nil
+}
+
+// ModelGuesser is implemented by providers whose Features.Models may be a guess.
+// The server's own list then knows better: whoever makes the provider asks for
+// it and makes the provider again, with Config.Models.
+type ModelGuesser interface {
+	ModelLister
+	// GuessesModels reports whether the Features.Models are the vendor's,
+	// since Config.Models was empty, but the server is somebody else's.
+	GuessesModels() bool
 }
 
 // ModelInfo is what is known of a model. Zero stands for what is not.

@@ -45,7 +45,7 @@ type analyzeCommand struct {
 	Language  string `group:"Analysis" short:"l" placeholder:"NAME" help:"The code's language. Default: what the file's name tells."`
 	Provider  string `group:"Analysis" placeholder:"NAME" help:"The provider to ask, such as local. Default: the server chooses."`
 	Model     string `group:"Analysis" placeholder:"NAME" help:"The model to ask. Default: the provider's."`
-	MaxTokens int    `group:"Analysis" placeholder:"N" help:"Longest answer, in tokens."`
+	MaxTokens *int   `group:"Analysis" placeholder:"N" help:"Longest answer, in tokens."`
 	Degrade   bool   `group:"Analysis" help:"If no provider answers, show what the offline analyser finds."`
 
 	Server string `group:"Where" placeholder:"URL" help:"Athena server to ask; none for this process. Default: one on this machine (where ATHENA_LISTEN says, else 127.0.0.1:8080), or else this process. ($$ATHENA_SERVER)"`
@@ -149,15 +149,18 @@ func (c *analyzeCommand) request(ctx context.Context, env *environment) (req *pr
 		return nil, "", usageError("--prompt is for --analysis custom only, not for %s", kind)
 	case c.FailOn != "" && !protocol.Severity(c.FailOn).Valid():
 		return nil, "", usageError("--fail-on is %.60q; it must be one of %s", c.FailOn, listed(severities))
-	case c.MaxTokens < 0 || c.MaxTokens > protocol.MaxOutputTokens:
-		return nil, "", usageError("--max-tokens is %d; it must be from 1 to %d", c.MaxTokens, protocol.MaxOutputTokens)
+	case c.MaxTokens != nil && (*c.MaxTokens < 1 || *c.MaxTokens > protocol.MaxOutputTokens):
+		return nil, "", usageError("--max-tokens is %d; it must be from 1 to %d", *c.MaxTokens, protocol.MaxOutputTokens)
 	}
 	code, name, err := c.read(ctx, env)
 	if err != nil {
 		return nil, "", err
 	}
 	req = &protocol.Request{Code: code, Filename: filename(c.File), Language: c.Language, Analysis: kind, Prompt: c.Prompt,
-		Provider: c.Provider, Model: c.Model, Options: protocol.RequestOptions{MaxTokens: c.MaxTokens}}
+		Provider: c.Provider, Model: c.Model}
+	if c.MaxTokens != nil {
+		req.Options.MaxTokens = *c.MaxTokens
+	}
 	if c.Degrade {
 		req.Options.Degrade = new(true)
 	}

@@ -19,6 +19,12 @@ import (
 	"github.com/athena-hub/athena/protocol"
 )
 
+// The variables that analyze reads beside the settings of serve.
+const (
+	serverVariable = "ATHENA_SERVER"
+	tokenVariable  = "ATHENA_TOKEN"
+)
+
 const (
 	// noServer is the --server that means this process.
 	noServer = "none"
@@ -43,10 +49,10 @@ type backend struct {
 func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
 	server, token := c.Server, c.Token
 	if server == "" {
-		server = variable(env, "ATHENA_SERVER")
+		server = variable(env, serverVariable)
 	}
 	if token == "" {
-		token = variable(env, "ATHENA_TOKEN")
+		token = variable(env, tokenVariable)
 	}
 	switch {
 	case server == noServer:

@@ -48,9 +48,8 @@ func TestATerminalGetsColoursProgressAndASummary(t *testing.T) {
 		want := "# Review\n\nLooks *fine*, but:\n" +
 			path + ":4:1: low: println writes to stderr [print]\n    Use fmt.Println.\n" +
 			"That is all\n" +
-			"1 finding: 1 low · claude claude-opus-4-8 · 120 tokens in, 34 out · TIME\n"
-		model := regexp.MustCompile(`claude claude-[a-z0-9.-]+ ·`)
-		if got, want := model.ReplaceAllString(got, "MODEL ·"), model.ReplaceAllString(want, "MODEL ·"); got != want {
+			"1 finding: 1 low · claude model-a · 120 tokens in, 34 out · TIME\n"
+		if got != want {
 			t.Errorf("the terminal shows %q, want %q", got, want)
 		}
 		raw := i.out.String()
@@ -375,7 +374,9 @@ func TestExitCodesTellWhatHappened(t *testing.T) {
 		"custom without prompt":  {nil, []string{path, "-a", "custom"}, exitUsage, "needs a question"},
 		"prompt without custom":  {nil, []string{path, "-a", "bugs", "-p", "why?"}, exitUsage, "--prompt is for --analysis custom only"},
 		"an unknown severity":    {nil, []string{path, "--fail-on", "bad"}, exitUsage, "--fail-on is \"bad\""},
-		"too many tokens":        {nil, []string{path, "--max-tokens=-1"}, exitUsage, "--max-tokens is -1"},
+		"too many tokens":        {nil, []string{path, "--max-tokens=1000000000"}, exitUsage, "--max-tokens is 1000000000; it must be from 1 to "},
+		"no tokens":              {nil, []string{path, "--max-tokens=0"}, exitUsage, "--max-tokens is 0; it must be from 1 to "},
+		"fewer than no tokens":   {nil, []string{path, "--max-tokens=-1"}, exitUsage, "--max-tokens is -1"},
 		"an unknown provider":    {nil, []string{path, "--provider", "nobody"}, exitUsage, "it must be auto or one of local"},
 		"a name with controls":   {nil, []string{path, "--model", "a\x1bb"}, exitUsage, "control character"},
 		"an address without one": {nil, []string{path, "--server", "localhost"}, exitUsage, "such as http://127.0.0.1:8080"},

@@ -451,7 +451,7 @@ func TestTheMetricsTellWhatHappened(t *testing.T) {
 		`athena_events_written_total{transport="websocket"}`, `athena_bytes_written_total{transport="sse"}`,
 		`athena_write_lag_events_bucket{transport="long-poll",le="0"}`,
 		"athena_analyses_started_total 1", `athena_analyses_ended_total{outcome="completed"} 1`, "athena_analyses_running 0",
-		`athena_provider_calls_total{model="gpt`, `athena_store_batches_total`, "athena_feeds 1", `athena_http_requests_total{route="POST /v1/analyses",status="201"} 1`,
+		`athena_provider_calls_total{model="model-a"`, `athena_store_batches_total`, "athena_feeds 1", `athena_http_requests_total{route="POST /v1/analyses",status="201"} 1`,
 		"athena_build_info{", "go_goroutines", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(page, want) {

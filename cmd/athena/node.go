@@ -77,6 +77,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	if n.upstreams, err = newUpstreams(cfg); err != nil {
 		return nil, err
 	}
+	if err = n.upstreams.learnModels(ctx, log.With().Str("part", "providers").Logger()); err != nil {
+		return nil, err
+	}
 	n.checkups = newCheckups(n.upstreams.entries, cfg.HealthInterval, log.With().Str("part", "providers").Logger())
 	n.analyses = analysis.New(analysis.Options{
 		Providers: n.upstreams.entries,

@@ -6,12 +6,30 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/rs/zerolog"
+
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/telemetry"
 )
 
 type serveCommand struct {
 	config.Serve `embed:""`
+}
+
+// otherVariables are those beside the settings: what analyze reads, and what
+// the project's own tests and benchmarks do.
+var otherVariables = []string{serverVariable, tokenVariable, "ATHENA_TEST_", "ATHENA_BENCH_", "ATHENA_TORTURE_", "ATHENA_FAULT_"}
+
+// warnOfVariables tells of variables that change nothing though they look as if
+// they did.
+func warnOfVariables(log zerolog.Logger, environ []string) {
+	for _, v := range config.UnknownVariables(environ, otherVariables...) {
+		said := "the variable " + v.Name + " is not known, and changes nothing"
+		if v.Nearest != "" {
+			said += "; was " + v.Nearest + " meant?"
+		}
+		log.Warn().Msg(said)
+	}
 }
 
 // Run serves until the process is asked to end, and then until everything is
@@ -22,6 +40,7 @@ func (c *serveCommand) Run(ctx context.Context, env *environment) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	warnOfVariables(log, env.environ)
 	// Before the node: an address in use should not cost the recovery of a log.
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {

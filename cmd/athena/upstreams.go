@@ -32,11 +32,14 @@ type upstreams struct {
 	entries []analysis.Entry // best first
 	// pools are by the provider's name. A provider that runs here has none.
 	pools map[string]*connections.Pool
+	// guesses are what the entries were made from whose models are a guess, by
+	// their place among the entries: see learnModels.
+	guesses map[int]providers.Config
 }
 
 // newUpstreams makes the configured providers. It calls none of them.
 func newUpstreams(cfg *config.Serve) (*upstreams, error) {
-	u := &upstreams{pools: make(map[string]*connections.Pool)}
+	u := &upstreams{pools: make(map[string]*connections.Pool), guesses: make(map[int]providers.Config)}
 	registry := dialects()
 	for _, p := range cfg.Providers {
 		pool := upstreamPool(p)
@@ -48,6 +51,9 @@ func newUpstreams(cfg *config.Serve) (*upstreams, error) {
 		provider, err := registry.New(c)
 		if err != nil {
 			return nil, &exitError{exitUsage, err}
+		}
+		if g, ok := provider.(providers.ModelGuesser); ok && g.GuessesModels() {
+			u.guesses[len(u.entries)] = c
 		}
 		e := entry(p)
 		e.Provider, e.Models = provider, c.ModelInfo

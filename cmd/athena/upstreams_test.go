@@ -94,7 +94,7 @@ providers:
 			HeaderTimeout: 7 * time.Second, FirstContentTimeout: 8 * time.Second, IdleTimeout: 9 * time.Second, Models: map[string]providers.ModelInfo{},
 		},
 		{
-			Priority: 1000, Weight: 1, Concurrency: 20, Queue: 100, Class: resilience.ClassCPU, HedgeAfter: 5 * time.Second, MinRate: -1,
+			Priority: 1000, Weight: 1, Concurrency: 5, Queue: 100, Class: resilience.ClassCPU, HedgeAfter: 5 * time.Second, MinRate: -1,
 			HeaderTimeout: 7 * time.Second, FirstContentTimeout: 8 * time.Second, IdleTimeout: 9 * time.Second, Models: map[string]providers.ModelInfo{},
 		},
 	}

@@ -16,56 +16,66 @@ import (
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // Check returns everything that is wrong with s, one problem a line, each with
-// what would be right. It reads the file of keys. Load and kong call it.
+// what would be right. It reads the file of keys.
 func (s *Serve) Check() error {
 	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, p := range s.problems() {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}
 
-	keys, keysErr := s.Keys()
-	if keysErr != nil {
-		errs = append(errs, keysErr)
+// problems is what Check tells.
+func (s *Serve) problems() []problem {
+	keys, found := s.keys()
+	keysFailed := len(found) > 0
+	fail := func(key, format string, args ...any) {
+		found = append(found, problem{key: key, text: fmt.Sprintf(format, args...)})
 	}
 	if err := checkListen(s.Listen); err != nil {
-		errs = append(errs, err)
-	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && keysErr == nil {
-		fail("listen: %s can be reached from other machines, and there is no API key; give one with --api-key or --api-key-file, or say --insecure if anyone may use this server", s.Listen)
+		fail("listen", "%s", err)
+	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && !keysFailed {
+		found = append(found, problem{key: "listen", others: []string{"api_key", "api_key_file", "insecure"}, text: s.Listen +
+			" can be reached from other machines, and there is no API key; give one with --api-key or --api-key-file, or say --insecure if anyone may use this server"})
 	}
 	if s.DataDir == "" {
-		fail("data_dir: neither XDG_DATA_HOME nor HOME says where it could be; give it with --data-dir")
+		fail("data_dir", "neither XDG_DATA_HOME nor HOME says where it could be; give it with --data-dir")
 	}
 	if !nodeName.MatchString(s.Node) {
-		fail("node: %.80q is not 1 to 64 letters, digits, - and _", s.Node)
+		fail("node", "%.80q is not 1 to 64 letters, digits, - and _", s.Node)
 	}
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
-			errs = append(errs, fmt.Errorf("allowed_origin: %w", err))
+			fail("allowed_origin", "%s", err)
 		}
 	}
 	all := []string{"websocket", "sse", "long-poll"}
 	if len(s.Transports) == 0 {
-		fail("transports: is empty; name at least one of %s", strings.Join(all, ", "))
+		fail("transports", "is empty; name at least one of %s", strings.Join(all, ", "))
 	}
 	for i, t := range s.Transports {
 		if !slices.Contains(all, t) {
-			fail("transports: %.40q is none of %s", t, strings.Join(all, ", "))
+			fail("transports", "%.40q is none of %s", t, strings.Join(all, ", "))
 		} else if slices.Contains(s.Transports[:i], t) {
-			fail("transports: %s is named twice", t)
+			fail("transports", "%s is named twice", t)
 		}
 	}
 	for i, r := range s.Recovery {
 		if slices.ContainsFunc(s.Recovery[:i], func(o Recovery) bool { return o.Code == r.Code }) {
-			fail("recovery: %s is named twice", r.Code)
+			fail("recovery", "%s is named twice", r.Code)
 		}
 	}
-	errs = append(errs, s.checkNumbers()...)
-	return errors.Join(errs...)
+	return append(found, s.checkNumbers()...)
 }
 
 // checkNumbers compares each number with its least and greatest value. The
 // bounds are what the parts that use them can work with at all.
-func (s *Serve) checkNumbers() []error {
+func (s *Serve) checkNumbers() []problem {
 	const hour, year = time.Hour, 365 * 24 * time.Hour
-	var errs []error
+	var found []problem
+	fail := func(key, format string, args ...any) {
+		found = append(found, problem{key: key, text: fmt.Sprintf(format, args...)})
+	}
 	for _, n := range []struct {
 		key        string
 		value      time.Duration
@@ -103,7 +113,7 @@ func (s *Serve) checkNumbers() []error {
 		{"breaker_max", s.BreakerMax, 10 * time.Millisecond, hour},
 	} {
 		if n.value < n.least || n.value > n.max {
-			errs = append(errs, fmt.Errorf("%s: is %s; it must be from %s to %s", n.key, n.value, n.least, n.max))
+			fail(n.key, "is %s; it must be from %s to %s", n.value, n.least, n.max)
 		}
 	}
 	const maxMessage, big = 1 << 20, 1 << 50
@@ -129,7 +139,7 @@ func (s *Serve) checkNumbers() []error {
 		{"min_rate", s.MinRate, 0, maxMinRate},
 	} {
 		if n.value < n.least || n.value > n.max {
-			errs = append(errs, fmt.Errorf("%s: is %s; it must be from %s to %s", n.key, n.value, n.least, n.max))
+			fail(n.key, "is %s; it must be from %s to %s", n.value, n.least, n.max)
 		}
 	}
 	for _, n := range []struct {
@@ -150,34 +160,37 @@ func (s *Serve) checkNumbers() []error {
 		{"tenant_tokens_per_minute", s.TenantTokensPerMinute, 0, maxPerMinute},
 	} {
 		if n.value < n.least || n.value > n.max {
-			errs = append(errs, fmt.Errorf("%s: is %d; it must be from %d to %d", n.key, n.value, n.least, n.max))
+			fail(n.key, "is %d; it must be from %d to %d", n.value, n.least, n.max)
 		}
 	}
 	if !(s.RetryBudget >= 0 && s.RetryBudget <= 1) { // NaN is neither
-		errs = append(errs, fmt.Errorf("retry_budget: is %g; it must be from 0 to 1", s.RetryBudget))
+		fail("retry_budget", "is %g; it must be from 0 to 1", s.RetryBudget)
 	}
-	if s.RetryBackoff > s.RetryBackoffMax {
-		errs = append(errs, fmt.Errorf("retry_backoff: is %s, more than retry_backoff_max (%s)", s.RetryBackoff, s.RetryBackoffMax))
+	for _, n := range []struct {
+		less, more string
+		value, max fmt.Stringer
+		wrong      bool
+		why        string
+	}{
+		{"retry_backoff", "retry_backoff_max", s.RetryBackoff, s.RetryBackoffMax, s.RetryBackoff > s.RetryBackoffMax, ""},
+		{"breaker_base", "breaker_max", s.BreakerBase, s.BreakerMax, s.BreakerBase > s.BreakerMax, ""},
+		{"feed_bytes", "feeds_bytes", s.FeedBytes, s.FeedsBytes, s.FeedBytes > s.FeedsBytes, "; one stream must fit into the memory for all"},
+		{"history_stream_bytes", "history_bytes", s.HistoryStreamBytes, s.HistoryBytes, s.HistoryStreamBytes > s.HistoryBytes, ""},
+	} {
+		if n.wrong {
+			found = append(found, problem{key: n.less, others: []string{n.more}, text: fmt.Sprintf("is %s, more than %s (%s)%s", n.value, n.more, n.max, n.why)})
+		}
 	}
-	if s.BreakerBase > s.BreakerMax {
-		errs = append(errs, fmt.Errorf("breaker_base: is %s, more than breaker_max (%s)", s.BreakerBase, s.BreakerMax))
-	}
-	if s.FeedBytes > s.FeedsBytes {
-		errs = append(errs, fmt.Errorf("feed_bytes: is %s, more than feeds_bytes (%s); one stream must fit into the memory for all", s.FeedBytes, s.FeedsBytes))
-	}
-	if s.HistoryStreamBytes > s.HistoryBytes {
-		errs = append(errs, fmt.Errorf("history_stream_bytes: is %s, more than history_bytes (%s)", s.HistoryStreamBytes, s.HistoryBytes))
-	}
-	return errs
+	return found
 }
 
 func checkListen(addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("listen: %.80q is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080", addr)
+		return fmt.Errorf("%.80q is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080", addr)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("listen: port %.40q is not a number from 0 to 65535", port)
+		return fmt.Errorf("port %.40q is not a number from 0 to 65535", port)
 	}
 	return nil
 }
@@ -224,31 +237,41 @@ var keyName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // Keys returns the API keys of clients, those of the file last. It reads the
 // file.
 func (s *Serve) Keys() ([]Key, error) {
-	type line struct{ where, text string }
+	keys, found := s.keys()
+	var errs []error
+	for _, p := range found {
+		errs = append(errs, p)
+	}
+	return keys, errors.Join(errs...)
+}
+
+func (s *Serve) keys() (keys []Key, found []problem) {
+	type line struct{ key, where, text string }
 	var lines []line
 	for i, k := range s.APIKey {
-		lines = append(lines, line{fmt.Sprintf("api_key: number %d", i+1), k.Reveal()})
+		lines = append(lines, line{"api_key", fmt.Sprintf("number %d", i+1), k.Reveal()})
 	}
 	if s.APIKeyFile != "" {
 		b, err := readBounded(s.APIKeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("api_key_file: %w", err)
+			return nil, []problem{{key: "api_key_file", text: err.Error()}}
 		}
 		before := len(lines)
 		n := 0
 		for text := range strings.Lines(string(b)) {
 			n++
 			if text = strings.TrimSpace(text); text != "" && !strings.HasPrefix(text, "#") {
-				lines = append(lines, line{fmt.Sprintf("api_key_file: %s, line %d", s.APIKeyFile, n), text})
+				lines = append(lines, line{"api_key_file", fmt.Sprintf("%s, line %d", s.APIKeyFile, n), text})
 			}
 		}
 		if len(lines) == before {
-			return nil, fmt.Errorf("api_key_file: %s has no key in it; write one a line", s.APIKeyFile)
+			return nil, []problem{{key: "api_key_file", text: s.APIKeyFile + " has no key in it; write one a line"}}
 		}
 	}
-	var keys []Key
-	var errs []error
 	for i, l := range lines {
+		fail := func(format string, args ...any) {
+			found = append(found, problem{key: l.key, text: l.where + ": " + fmt.Sprintf(format, args...)})
+		}
 		k := Key{Name: fmt.Sprintf("key-%d", i+1), Secret: Secret(l.text)}
 		// A key may end with "=" itself, as base64 does.
 		if name, rest, ok := strings.Cut(l.text, "="); ok && keyName.MatchString(name) && strings.Trim(rest, "=") != "" {
@@ -257,13 +280,13 @@ func (s *Serve) Keys() ([]Key, error) {
 		text := k.Secret.Reveal()
 		switch {
 		case len(text) < MinKeyLength:
-			errs = append(errs, fmt.Errorf("%s: is shorter than %d characters; make one with: openssl rand -hex 24", l.where, MinKeyLength))
+			fail("is shorter than %d characters; make one with: openssl rand -hex 24", MinKeyLength)
 		case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-			errs = append(errs, fmt.Errorf("%s: has a space or another character that can't stand in a header", l.where))
+			fail("has a space or another character that can't stand in a header")
 		case slices.ContainsFunc(keys, func(o Key) bool { return o.Name == k.Name || o.Secret == k.Secret }):
-			errs = append(errs, fmt.Errorf("%s: has the name or the key of another", l.where))
+			fail("has the name or the key of another")
 		}
 		keys = append(keys, k)
 	}
-	return keys, errors.Join(errs...)
+	return keys, found
 }

@@ -37,7 +37,9 @@ func load(t *testing.T, yaml string, env []string, args ...string) (*config.Serv
 func usual(p config.Provider) config.Provider {
 	p.Weight, p.Concurrency, p.Queue, p.HedgeAfter = 1, 20, 100, 8*time.Second
 	p.ConnectTimeout, p.HeaderTimeout, p.FirstContentTimeout, p.IdleTimeout = 10*time.Second, time.Minute, 2*time.Minute, time.Minute
-	if p.Dialect != "local" {
+	if p.Dialect == "local" {
+		p.Concurrency = 5
+	} else {
 		p.Connections = config.Connections{Max: 40, Idle: 20, IdleTimeout: time.Minute, HTTP2: true}
 	}
 	return p
@@ -223,6 +225,7 @@ providers:
 		`line 8, key providers.mine: has both api_key and api_key_env; one of them is enough`,
 		`line 14, key providers.other: must be a map of keys to values`,
 		`line 15, key providers.last.api_key_env: must be the name of a variable`,
+		`line 8, key providers.mine: the variable MY_KEY that api_key_env names is not set; set it, or use another`,
 	}
 	for i, w := range want {
 		want[i] = path + ", " + w
@@ -237,7 +240,7 @@ func TestAValueThatDoesNotFitIsToldWithItsPlace(t *testing.T) {
 		{"\nheartbeat: 15\n", `line 2, key heartbeat: `},
 		{"max_streams: many\n", `line 1, key max_streams: `},
 		{"feed_bytes: 4 parsecs\n", `line 1, key feed_bytes: "4 parsecs" is not a size`},
-		{"log_level: loud\n", `--log-level must be one of`},
+		{"log_level: loud\n", `line 1, key log_level: is "loud"; it must be one of trace, debug, info, warn, error, off`},
 		{"node: a\n---\nnode: b\n", `has something after its first YAML document`},
 		{"node: [\n", `line 1`},
 		{"- a\n", `must be a map of keys to values`},
@@ -251,6 +254,68 @@ func TestAValueThatDoesNotFitIsToldWithItsPlace(t *testing.T) {
 	}
 	if s, err := load(t, "# nothing\n", nil); err != nil || s.Node != "athena" {
 		t.Errorf("an empty file: %v", err)
+	}
+}
+
+func TestEverythingWrongIsToldAtOnceWithWhereItStands(t *testing.T) {
+	path := write(t, `max_streams: many
+max_connections: -5
+heartbeat: 1y
+log_level: loud
+feeds_bytes: 2MiB
+listen: 0.0.0.0:80
+api_key: {a: b}
+transports: [sse, sse]
+no_such: 1
+providers:
+  mine: {priority: high}
+  openai: {weight: 2, base_url: "ftp://x"}
+`)
+	_, err := config.Load([]string{"--config", path, "--max-analyses=0"}, []string{home,
+		"ATHENA_BREAKER_BACKOFF=random", "ATHENA_CPU_LIMIT=0", "ATHENA_IDLE_TIMEOUT=long", "ANTHROPIC_BASE_URL=ftp://x", "ATHENA_HISTORY_BYTES=0"})
+	want := []string{
+		path + `, line 7, key api_key: must be a plain value or a list of them`,
+		path + `, line 9, key no_such: is not known`,
+		path + `, line 11, key providers.mine.priority: must be a whole number`,
+		path + `, line 4, key log_level: is "loud"; it must be one of trace, debug, info, warn, error, off`,
+		path + `, line 3, key heartbeat: expected duration but got "1y": time: unknown unit "y" in duration "1y"`,
+		path + `, line 1, key max_streams: expected a valid 64 bit int but got "many"`,
+		`variable ATHENA_IDLE_TIMEOUT: expected duration but got "long": time: invalid duration "long"`,
+		`variable ATHENA_BREAKER_BACKOFF: is "random"; it must be one of linear, exponential, fibonacci`,
+		`provider claude, from ANTHROPIC_BASE_URL: base_url must be an address such as https://api.example.com/v1`,
+		path + `, line 12, key providers.openai: base_url must be an address such as https://api.example.com/v1`,
+		path + `, line 8, key transports: sse is named twice`,
+		`variable ATHENA_HISTORY_BYTES: is 0; it must be from 1MiB to 1024TiB`,
+		path + `, line 2, key max_connections: is -5; it must be from 1 to 10000000`,
+		`max_analyses: is 0; it must be from 1 to 1000000`,
+		`variable ATHENA_CPU_LIMIT: is 0; it must be from 1 to 100000`,
+		path + `, line 5, key feeds_bytes: feed_bytes: is 4MiB, more than feeds_bytes (2MiB); one stream must fit into the memory for all`,
+		`variable ATHENA_HISTORY_BYTES: history_stream_bytes: is 64MiB, more than history_bytes (0)`,
+	}
+	if err == nil || err.Error() != strings.Join(want, "\n") {
+		t.Errorf("got:\n%v\nwant:\n%s", err, strings.Join(want, "\n"))
+	}
+}
+
+func TestAFileThatCannotBeReadIsToldWithWhatElseIsWrong(t *testing.T) {
+	_, err := load(t, "node: [\n", []string{"ATHENA_HEARTBEAT=1y"}, "--listen=0.0.0.0:80")
+	if err == nil || strings.Count(err.Error(), "\n") != 1 || !strings.Contains(err.Error(), "athena.yaml: yaml: line 1") || !strings.Contains(err.Error(), "variable ATHENA_HEARTBEAT: ") {
+		t.Errorf("got %v; want the two mistakes, and nothing of the keys that the file may have", err)
+	}
+}
+
+func TestVariablesThatMeanNothingAreKnown(t *testing.T) {
+	got := config.UnknownVariables([]string{
+		"ATHENA_API_KEYS=0123456789abcdef", "ATHENA_HEARTBEET=1s", "ATHENA_FLUX=1", "ATHENA_PORT=8080",
+		"ATHENA_API_KEY=0123456789abcdef", "ATHENA_CONFIG=x", "ATHENA_SERVER=x", "ATHENA_TEST_X=1", "ATHENA_EMPTY=", "HOME=/", "XATHENA_Y=1", "ATHENA=1",
+		"ATHENA_SERVICE_HOST=10.0.0.1", "ATHENA_SERVICE_PORT_HTTP=80", "ATHENA_PORT_80_TCP_ADDR=10.0.0.1",
+	}, "ATHENA_SERVER", "ATHENA_TEST_")
+	want := []config.UnknownVariable{{"ATHENA_API_KEYS", "ATHENA_API_KEY"}, {"ATHENA_FLUX", ""}, {"ATHENA_HEARTBEET", "ATHENA_HEARTBEAT"}, {"ATHENA_PORT", ""}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := config.UnknownVariables([]string{"ATHENA_PORT=tcp://10.0.0.1:80"}); got != nil {
+		t.Errorf("a link of Kubernetes is %v", got)
 	}
 }
 

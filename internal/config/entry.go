@@ -17,6 +17,8 @@ import (
 type entry struct {
 	name string
 	line int
+	// faulty: what it lacks may be what was refused.
+	faulty bool
 
 	dialect, baseURL, apiKey, apiKeyEnv *string
 	headers                             map[string]Secret
@@ -56,6 +58,9 @@ const (
 	maxMinRate     = Bytes(1 << 20)
 )
 
+// off is the text for a duration that turns something off.
+const off = "off"
+
 // fields is how the keys of one map are read. Each gets the key's whole path.
 type fields map[string]func(key string, v *yaml.Node)
 
@@ -67,6 +72,7 @@ func (p *parser) provider(name string, k, v *yaml.Node) {
 		return
 	}
 	e := entry{name: name, line: k.Line}
+	before := len(p.problems)
 	p.fields(path, v, []string{
 		"dialect", "base_url", "api_key", "api_key_env", "headers", "models", "priority", "weight", "protocol", "background",
 		"features", "limits", "hedge_after", "timeouts", "min_rate", "connections",
@@ -111,7 +117,7 @@ func (p *parser) provider(name string, k, v *yaml.Node) {
 			})
 		},
 		"hedge_after": func(key string, v *yaml.Node) {
-			if v.Kind == yaml.ScalarNode && v.Value == "off" {
+			if v.Kind == yaml.ScalarNode && v.Value == off {
 				e.hedgeAfter = new(time.Duration)
 				return
 			}
@@ -138,6 +144,7 @@ func (p *parser) provider(name string, k, v *yaml.Node) {
 	if e.apiKey != nil && e.apiKeyEnv != nil {
 		p.fail(k, path, "has both api_key and api_key_env; one of them is enough")
 	}
+	e.faulty = len(p.problems) > before
 	p.file.providers = append(p.file.providers, e)
 }
 

@@ -18,6 +18,7 @@ type file struct {
 	path      string
 	settings  map[string]setting
 	providers []entry
+	refused   map[string]bool // the keys of settings that could not be read
 }
 
 // A setting is one key's value: a string, or a []any of strings.
@@ -54,7 +55,7 @@ func readBounded(path string) ([]byte, error) {
 // parseFile decodes by hand, from yaml's nodes, since every mistake should be
 // told with its line and key, and all at once.
 func parseFile(path string, b []byte, known map[string]bool) (file, error) {
-	p := parser{file: file{path: path, settings: make(map[string]setting)}}
+	p := parser{file: file{path: path, settings: make(map[string]setting), refused: make(map[string]bool)}}
 	dec := yaml.NewDecoder(strings.NewReader(string(b)))
 	var doc, second yaml.Node
 	switch err := dec.Decode(&doc); {
@@ -98,6 +99,8 @@ type parser struct {
 }
 
 func (p *parser) fail(n *yaml.Node, key, format string, args ...any) {
+	setting, _, _ := strings.Cut(key, ".")
+	p.file.refused[fileKey(strings.ToLower(setting))] = true
 	p.problems = append(p.problems, fmt.Errorf("%s, line %d, key %s: %s", p.file.path, n.Line, key, fmt.Sprintf(format, args...)))
 }
 

@@ -13,12 +13,11 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// EnvPrefix begins the name of every variable but the vendors' own.
-const EnvPrefix = "ATHENA_"
-
 // Load makes a configuration from command-line arguments (without the
 // program's and command's names) and an environment as os.Environ gives it.
-// The error lists everything that is wrong, one problem a line.
+// The error lists everything that is wrong, one problem a line, each with the
+// line of the file or the variable that it comes from. Only a command line that
+// can't be read is told alone, since it may name the file.
 func Load(args, environ []string) (*Serve, error) {
 	s := new(Serve)
 	k, err := kong.New(s, append(Options(environ), kong.Name("athena serve"), kong.NoDefaultHelp())...)
@@ -40,8 +39,9 @@ func Load(args, environ []string) (*Serve, error) {
 // kong's own variables are not used: it reads the process's environment, and
 // lets a resolver (the file) win over them.
 func Options(environ []string) []kong.Option {
-	src := &source{env: parseEnviron(environ), envNames: make(map[*kong.Value]string)}
+	src := &source{env: parseEnviron(environ), envNames: make(map[*kong.Value]string), places: make(map[string]string), refused: make(map[string]bool)}
 	return []kong.Option{
+		kong.NamedMapper(orOff, kong.MapperFunc(decodeOrOff)),
 		kong.Bind(src),
 		kong.Resolvers(src),
 		kong.PostBuild(func(k *kong.Kong) error { src.adopt(k.Model.Node); return nil }),
@@ -70,6 +70,11 @@ type source struct {
 	loaded  bool
 	file    file
 	loadErr error
+
+	// By the setting's key.
+	places  map[string]string // where its value stands, if not on the command line
+	refused map[string]bool   // whose value can't be taken, so that it has its default
+	wrong   []error           // what is wrong with these values
 }
 
 // adopt finds Serve's flags below n. The Serve is n's own struct, or embedded
@@ -123,20 +128,30 @@ func (src *source) help(v *kong.Value) string {
 // Validate is part of kong.Resolver.
 func (src *source) Validate(*kong.Application) error { return nil }
 
-// Resolve returns the value of a flag that is not on the command line.
+// Resolve returns the value of a flag that is not on the command line. One that
+// the flag doesn't take is noted and left out: kong would stop at the first, and
+// AfterApply tells all.
 func (src *source) Resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	name, ok := src.envNames[flag.Value]
 	if !ok {
 		return nil, nil
 	}
 	src.load(ctx)
+	key := fileKey(flag.Name)
+	var value any
 	if v, ok := src.env[name]; ok {
-		return check(flag, v, "variable "+name)
+		value, src.places[key] = v, "variable "+name
+	} else if s, ok := src.file.settings[key]; ok {
+		value, src.places[key] = listed(flag, s.value), fmt.Sprintf("%s, line %d, key %s", src.file.path, s.line, key)
+	} else {
+		return nil, nil
 	}
-	if s, ok := src.file.settings[fileKey(flag.Name)]; ok {
-		return check(flag, listed(flag, s.value), fmt.Sprintf("%s, line %d, key %s", src.file.path, s.line, fileKey(flag.Name)))
+	if err := check(flag, value); err != nil {
+		src.refused[key] = true
+		src.wrong = append(src.wrong, fmt.Errorf("%s: %w", src.places[key], err))
+		return nil, nil
 	}
-	return nil, nil
+	return value, nil
 }
 
 // listed writes a list of the file as the flag's value on a command line: what
@@ -153,13 +168,16 @@ func listed(flag *kong.Flag, value any) any {
 	return kong.JoinEscaped(texts, flag.Tag.Sep)
 }
 
-// check returns value if flag takes it, or an error that says where it stands.
-func check(flag *kong.Flag, value any, where string) (any, error) {
+// check returns an error unless flag takes value.
+func check(flag *kong.Flag, value any) error {
 	trial := reflect.New(flag.Target.Type()).Elem()
 	if err := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: kong.Scan().PushTyped(value, kong.FlagValueToken)}, trial); err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
+		return err
 	}
-	return value, nil
+	if flag.Enum != "" && !slices.Contains(flag.EnumSlice(), fmt.Sprint(trial)) {
+		return fmt.Errorf("is %.40q; it must be one of %s", fmt.Sprint(trial), strings.Join(flag.EnumSlice(), ", "))
+	}
+	return nil
 }
 
 // load reads the file that the command line or the environment names.
@@ -177,8 +195,9 @@ func (src *source) load(ctx *kong.Context) {
 // AfterApply is called by kong when the flags have their values. It adds what
 // flags can't give, and checks the whole.
 func (s *Serve) AfterApply(src *source) error {
-	if src.loadErr != nil {
-		return src.loadErr
+	errs := append([]error{src.loadErr}, src.wrong...)
+	if src.loadErr != nil && src.file.path == "" {
+		return errors.Join(errs...) // what it would have said is not known
 	}
 	if s.DataDir == "" {
 		s.DataDir = defaultDataDir(src.env)
@@ -187,7 +206,13 @@ func (s *Serve) AfterApply(src *source) error {
 	}
 	var err error
 	s.Providers, err = resolveProviders(s, src.file, src.env)
-	return errors.Join(err, s.Check())
+	errs = append(errs, err)
+	for _, p := range s.problems() {
+		if !src.moot(p) {
+			errs = append(errs, src.locate(p))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // defaultDataDir follows the XDG base directory specification, which ignores
@@ -202,17 +227,23 @@ func defaultDataDir(env map[string]string) string {
 	return ""
 }
 
-// Table renders every setting as a Markdown table, for the README.
-func Table() string {
-	src := &source{envNames: make(map[*kong.Value]string)}
+// grammar is kong's model of Serve alone.
+func (src *source) grammar() *kong.Node {
 	k, err := kong.New(new(Serve), kong.NoDefaultHelp(), kong.Bind(src))
 	if err != nil {
 		panic(err) // the struct is a constant
 	}
 	src.adopt(k.Model.Node)
+	return k.Model.Node
+}
+
+// Table renders every setting as a Markdown table, for the README.
+func Table() string {
+	src := &source{envNames: make(map[*kong.Value]string)}
+	model := src.grammar()
 	var b strings.Builder
 	b.WriteString("| flag | variable | key in the file | default | meaning |\n| --- | --- | --- | --- | --- |\n")
-	for _, f := range k.Model.Flags {
+	for _, f := range model.Flags {
 		key, def := "`"+fileKey(f.Name)+"`", f.Default
 		if f == src.config {
 			key = ""
@@ -234,7 +265,7 @@ func Table() string {
 	for _, name := range slices.Sorted(maps.Keys(presets)) {
 		if p := presets[name]; p.keyVar != "" {
 			fmt.Fprintf(&b, "| `%s` | `%s` | its API key |\n", p.keyVar, name)
-			fmt.Fprintf(&b, "| `%s` | `%s` | its address; a server that needs no key needs only this |\n", p.urlVar, name)
+			fmt.Fprintf(&b, "| `%s` | `%s` | its address; a server that needs no key needs only this, and offers the models that it lists |\n", p.urlVar, name)
 		}
 	}
 	return b.String()

@@ -93,6 +93,42 @@ func TestAnEntryTakesWhatItLeavesOutFromTheGlobalSettings(t *testing.T) {
 	}
 }
 
+func TestHedgingCanBeTurnedOffEverywhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		yaml string
+		env  []string
+		args []string
+	}{
+		"off in the file": {yaml: "hedge_after: off\n"}, "0 in the file": {yaml: "hedge_after: 0\n"},
+		"off in a variable": {env: []string{"ATHENA_HEDGE_AFTER=off"}}, "0 in a variable": {env: []string{"ATHENA_HEDGE_AFTER=0"}},
+		"off in a flag": {args: []string{"--hedge-after=off"}}, "0 in a flag": {args: []string{"--hedge-after", "0"}},
+	} {
+		if s, err := load(t, c.yaml, c.env, c.args...); err != nil || s.HedgeAfter != 0 || s.Providers[0].HedgeAfter != 0 {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	for _, text := range []string{"never", "8"} {
+		if _, err := load(t, "hedge_after: "+text+"\n", nil); err == nil || !strings.Contains(err.Error(), "line 1, key hedge_after: expected a duration such as 8s, or off, but got") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestTheLocalAnalyserHasAsManyWorkersAsMayRun(t *testing.T) {
+	for _, c := range []struct {
+		yaml string
+		want int
+	}{
+		{"cpu_limit: 3\nprovider_concurrency: 50\n", 3},
+		{"cpu_limit: 3\nproviders: {local: {limits: {queue: 1}}}\n", 3},
+		{"cpu_limit: 3\nproviders: {local: {limits: {concurrency: 2}}}\n", 2},
+	} {
+		if s, err := load(t, c.yaml, nil); err != nil || s.Providers[0].Concurrency != c.want {
+			t.Errorf("%s: %+v, %v", c.yaml, s, err)
+		}
+	}
+}
+
 func TestEveryDialectCanBeNamed(t *testing.T) {
 	for _, d := range config.Dialects {
 		entry := "providers: {mine: {dialect: " + d + ", base_url: \"http://127.0.0.1:1\"}}\n"

@@ -39,6 +39,20 @@ var presets = map[string]preset{
 // follow it are one of these with every server.
 var Dialects = []string{"claude", "deepseek", dialectLocal, "openai", "openai-chat", "openai-responses"}
 
+// from names the variables that make the provider, for errors.
+func (p preset) from(env map[string]string) string {
+	var set []string
+	for _, name := range []string{p.keyVar, p.urlVar} {
+		if env[name] != "" {
+			set = append(set, name)
+		}
+	}
+	if len(set) == 0 {
+		return ""
+	}
+	return ", from " + strings.Join(set, " and ")
+}
+
 // resolveProviders makes the list of providers, best first. What an entry
 // leaves out it takes from s.
 func resolveProviders(s *Serve, f file, env map[string]string) ([]Provider, error) {
@@ -64,21 +78,26 @@ func resolveProviders(s *Serve, f file, env map[string]string) ([]Provider, erro
 			p.Priority = pre.priority
 		}
 		e, ok := entries[name]
-		where := "provider " + name
+		where := "provider " + name + pre.from(env)
 		if ok {
 			where = fmt.Sprintf("%s, line %d, key providers.%s", f.path, e.line, name)
 			if err := e.override(&p, env); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", where, err))
 			}
 		}
-		if p.Dialect != dialectLocal {
+		switch {
+		case p.Dialect != dialectLocal:
 			p.settleConnections(e)
+		case e.concurrency == nil:
+			p.Concurrency = s.CPULimit // no more can run
 		}
 		if name == ProviderLocal {
 			localLast = e.priority == nil
 		}
-		for _, err := range p.check() {
-			errs = append(errs, fmt.Errorf("%s: %w", where, err))
+		if !e.faulty { // else it is not known what it would have been
+			for _, err := range p.check() {
+				errs = append(errs, fmt.Errorf("%s: %w", where, err))
+			}
 		}
 		all = append(all, p)
 	}

@@ -54,7 +54,7 @@ type Serve struct {
 	MaxAnalyses         int           `group:"Analyses" default:"256" help:"Analyses that may run at once."`
 
 	AfterContent    string        `group:"Failover" default:"restart" enum:"restart,continue" help:"When an answer breaks off after a part of it was sent: restart replaces it with a new answer, continue has the next provider go on behind it."`
-	HedgeAfter      time.Duration `group:"Failover" default:"8s" help:"How long a provider may be silent before another one is asked, too; the first to answer is taken. 0 turns this off."`
+	HedgeAfter      time.Duration `group:"Failover" type:"or-off" default:"8s" help:"How long a provider may be silent before another one is asked, too; the first to answer is taken. off or 0 turns this off."`
 	Degrade         bool          `group:"Failover" negatable:"" help:"Let the local analyser answer, marked as degraded, when no provider does and the request named none. Requests may say otherwise."`
 	HealthInterval  time.Duration `group:"Failover" default:"1m" help:"How often providers are asked, by a call that costs nothing, whether they work and take the key. 0 for never."`
 	CacheBytes      Bytes         `group:"Failover" default:"64MiB" help:"Memory for whole answers. When no provider can be reached, an equal request gets the earlier answer, marked as stale. 0 keeps none."`

@@ -38,12 +38,13 @@ const (
 var defaultModels = []string{"claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5"}
 
 // A Provider asks one server. It implements providers.Provider,
-// Prefiller, HealthChecker, KeyValidator, ModelLister and RateLimiter.
+// Prefiller, HealthChecker, KeyValidator, ModelGuesser and RateLimiter.
 type Provider struct {
 	*upstream.Client
 	features providers.Features
 	models   map[string]providers.ModelInfo
 	prefill  *bool // as configured
+	guesses  bool  // the models are Anthropic's, and the server is not
 }
 
 var (
@@ -51,7 +52,7 @@ var (
 	_ providers.Prefiller     = (*Provider)(nil)
 	_ providers.HealthChecker = (*Provider)(nil)
 	_ providers.KeyValidator  = (*Provider)(nil)
-	_ providers.ModelLister   = (*Provider)(nil)
+	_ providers.ModelGuesser  = (*Provider)(nil)
 	_ providers.RateLimiter   = (*Provider)(nil)
 	_ providers.Factory       = New
 )
@@ -77,7 +78,8 @@ func New(cfg providers.Config) (providers.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{Client: client, models: cfg.ModelInfo, prefill: cfg.Features.Prefill}
+	p := &Provider{Client: client, models: cfg.ModelInfo, prefill: cfg.Features.Prefill,
+		guesses: len(cfg.Models) == 0 && !strings.HasSuffix(client.Host(), ".anthropic.com")}
 	p.features, err = providers.Features{
 		Models: defaultModels, Version: version, Protocols: []providers.Protocol{providers.ProtocolSSE},
 		Reasoning: true, Streaming: true, Batching: true, FunctionCalling: true,
@@ -96,6 +98,9 @@ var limitHeaders = upstream.LimitHeaders{
 	RequestsLimit: "Anthropic-Ratelimit-Requests-Limit", RequestsRemaining: "Anthropic-Ratelimit-Requests-Remaining", RequestsReset: "Anthropic-Ratelimit-Requests-Reset",
 	TokensLimit: "Anthropic-Ratelimit-Tokens-Limit", TokensRemaining: "Anthropic-Ratelimit-Tokens-Remaining", TokensReset: "Anthropic-Ratelimit-Tokens-Reset",
 }
+
+// GuessesModels implements providers.ModelGuesser.
+func (p *Provider) GuessesModels() bool { return p.guesses }
 
 // Features implements providers.Provider.
 func (p *Provider) Features() providers.Features { return p.features }

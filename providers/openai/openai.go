@@ -43,7 +43,7 @@ const (
 )
 
 // A Provider asks one server. It implements providers.Provider,
-// HealthChecker, KeyValidator, ModelLister and RateLimiter.
+// HealthChecker, KeyValidator, ModelGuesser and RateLimiter.
 type Provider struct {
 	*upstream.Client
 	flavour  flavour
@@ -52,13 +52,15 @@ type Provider struct {
 	responses *responses
 	// whole says that Chat Completions are asked for in one piece.
 	whole bool
+	// guesses says that the models are the vendor's, and the server is not.
+	guesses bool
 }
 
 var (
 	_ providers.Provider      = (*Provider)(nil)
 	_ providers.HealthChecker = (*Provider)(nil)
 	_ providers.KeyValidator  = (*Provider)(nil)
-	_ providers.ModelLister   = (*Provider)(nil)
+	_ providers.ModelGuesser  = (*Provider)(nil)
 	_ providers.RateLimiter   = (*Provider)(nil)
 	_ providers.Factory       = New
 	_ providers.Factory       = NewDeepSeek
@@ -133,6 +135,7 @@ func newProvider(cfg providers.Config, f flavour, d dialect, name, baseURL strin
 	p := &Provider{Client: client, flavour: f, features: providers.Features{
 		Models: models, Version: apiVersion, Reasoning: true, Streaming: true, Batching: f == official, FunctionCalling: true,
 	}}
+	p.guesses = len(cfg.Models) == 0 && !vendors(client.Host())
 	cfg.Features.Apply(&p.features)
 	// Azure serves Responses only at addresses that don't name a deployment.
 	if d == responsesDialect || d == anyDialect && f == official && !strings.Contains(cfg.BaseURL, "/deployments/") {
@@ -154,6 +157,16 @@ var limitHeaders = upstream.LimitHeaders{
 	RequestsLimit: "X-Ratelimit-Limit-Requests", RequestsRemaining: "X-Ratelimit-Remaining-Requests", RequestsReset: "X-Ratelimit-Reset-Requests",
 	TokensLimit: "X-Ratelimit-Limit-Tokens", TokensRemaining: "X-Ratelimit-Remaining-Tokens", TokensReset: "X-Ratelimit-Reset-Tokens",
 }
+
+// vendors reports whether host is of a vendor whose models are known here:
+// OpenAI's lists have a hundred for other purposes, and Azure's have what could
+// be deployed, and not what is.
+func vendors(host string) bool {
+	return isOfficial(host) || strings.HasSuffix(host, ".openai.com") || strings.HasSuffix(host, ".azure.com") || host == "api.deepseek.com"
+}
+
+// GuessesModels implements providers.ModelGuesser.
+func (p *Provider) GuessesModels() bool { return p.guesses }
 
 // Features implements providers.Provider.
 func (p *Provider) Features() providers.Features { return p.features }
