@@ -1,6 +1,6 @@
 import { Backoff, sleep, type BackoffOptions } from "./backoff.js";
 import { AthenaError, LinkError, problem, remedyOf } from "./errors.js";
-import { isObject, parseNegotiation, type AnalysisRequest, type JSONObject, type Negotiation, type Offer } from "./events.js";
+import { isObject, parseNegotiation, type AnalysisRequest, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
 import { problemIn } from "./fetched.js";
 import type { LinkParams, LinkSink, WebSocketConstructor } from "./link.js";
 import { openFirst, TransportMemory, type SessionStore } from "./negotiate.js";
@@ -11,7 +11,7 @@ export interface AthenaOptions {
   url?: string | URL;
   /** An API key or token, or what gets one; asked again with `renew` when the server says that it ended. */
   token?: string | ((renew: boolean) => string | undefined | Promise<string | undefined>);
-  /** Only this transport instead of the first that works. */
+  /** Only this transport, where the server offers it, instead of the first that works. */
   forceTransport?: TransportChoice;
   /** For platforms without their own, such as Node 20 (npm `ws`). */
   WebSocket?: WebSocketConstructor;
@@ -82,6 +82,16 @@ export class Athena {
     const m = await this.#json("GET", `v1/streams/${encodeURIComponent(stream)}`, signal);
     if (!isObject(m)) throw new AthenaError(problem("invalid_response", "The server's answer is not what it should be"));
     return m;
+  }
+
+  /** The transports that the server offers, the best first. */
+  async transports(signal?: AbortSignal): Promise<TransportName[]> {
+    try {
+      return (await this.#negotiate(false, signal)).offers.map((o) => o.name);
+    } catch (e) {
+      if (e instanceof LinkError) throw asAthenaError(e);
+      throw e;
+    }
   }
 
   #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions): Run {
@@ -169,14 +179,14 @@ export class Athena {
     }
   }
 
-  async #negotiate(fresh: boolean, signal: AbortSignal): Promise<Negotiation> {
+  async #negotiate(fresh: boolean, signal: AbortSignal | undefined): Promise<Negotiation> {
     // A ticket is good for one connection.
     if (this.#negotiation && !fresh && this.#negotiation.ticket === undefined) return this.#negotiation;
     const r = await this.#request("POST", "v1/negotiate", signal);
     try {
       this.#negotiation = parseNegotiation(await r.json());
     } catch (e) {
-      signal.throwIfAborted();
+      signal?.throwIfAborted();
       throw new LinkError("reconnect", `negotiation: ${e instanceof Error ? e.message : String(e)}`);
     }
     return this.#negotiation;
@@ -186,9 +196,9 @@ export class Athena {
     stream: string, after: number, choice: TransportChoice, fresh: boolean, sink: LinkSink, signal: AbortSignal,
   ): Promise<Connection> {
     const n = await this.#negotiate(fresh, signal);
-    const auto = choice === "auto";
-    const offers = auto ? this.#memory.order(n.offers) : n.offers.filter((o) => o.name === choice);
-    if (!auto && offers.length === 0) throw new LinkError("stop", `the server does not offer ${choice}`);
+    const chosen = n.offers.filter((o) => o.name === choice);
+    const auto = chosen.length === 0; // what isn't offered can't be insisted on
+    const offers = auto ? this.#memory.order(n.offers) : chosen;
     const params = (o: Offer): Omit<LinkParams, "probe"> => {
       const url = this.#resolve(o.url);
       if (!url) throw new LinkError("reconnect", `${o.name} is offered on another origin`);

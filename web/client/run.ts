@@ -118,12 +118,16 @@ export class Run implements AsyncIterable<AthenaEvent> {
   /** Cuts the current connection without a word, as a network does; for trying out what happens then. */
   disconnect(): void { this.#cut?.(new LinkError("reconnect", "cut by hand")); }
 
-  /** Moves to another transport, from the cursor on. */
+  /**
+   * Moves to another transport, from the cursor on; with "auto" to the first
+   * that works, which may be the one that is in use.
+   */
   useTransport(choice: TransportChoice): void {
     if (choice === this.#choice) return;
     this.#choice = choice;
     this.#wake?.abort();
-    if (choice !== "auto" && choice !== this.#status.transport) this.#cut?.(new LinkError("reconnect", `moving to ${choice}`, 0));
+    if (choice === this.#status.transport) return;
+    this.#cut?.(new LinkError("reconnect", choice === "auto" ? "moving to the best transport" : `moving to ${choice}`, 0));
   }
 
   /** Ends a wait for the next attempt, as when the network is back. */
@@ -187,6 +191,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
 
   /** Runs one connection to its end, and says why it ended. */
   async #link(stream: string, fresh: boolean, late: boolean, backoff: Backoff): Promise<LinkError> {
+    const choice = this.#choice;
     const life = new AbortController(); // everything that belongs to this connection
     const signal = AbortSignal.any([this.#stop.signal, life.signal]);
     let connection: Connection | undefined;
@@ -233,7 +238,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
     this.#stop.signal.addEventListener("abort", stopped);
     this.#cut = end;
     try {
-      const opening = this.#host.connect(stream, this.transcript.cursor, this.#choice, fresh, sink, signal);
+      const opening = this.#host.connect(stream, this.transcript.cursor, choice, fresh, sink, signal);
       let first = await Promise.race([opening, ended]); // it can be cut while it opens
       if (first instanceof LinkError && this.transcript.terminal) first = await opening; // all came with the first answer
       if (!(first instanceof LinkError)) {
@@ -243,7 +248,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
           state: "live", transport: connection.link.transport, node: connection.link.welcome?.node ?? "", reason: "",
         });
         connection.better(signal).then(
-          (yes) => { if (yes) end(new LinkError("reconnect", "a better transport works now", 0)); },
+          (yes) => { if (yes && choice === this.#choice) end(new LinkError("reconnect", "a better transport works now", 0)); },
           () => undefined, // this connection goes on
         );
       } else {

@@ -35,7 +35,7 @@ export class Fake {
     upgrade: "pass", sse: "pass", cutEvery: 0, silent: false, closeWith: 0, loseStarts: 0, batch: 1, token: undefined, ticket: false,
   };
   heartbeatMs = 1000;
-  probeTimeoutMs = 150;
+  probeTimeoutMs = 2000; // more than a handshake takes on a busy machine
   offers = ["websocket", "sse", "long-poll"];
   /** What was asked, in order: "negotiate", "websocket 5", "sse 0", "poll 3", "start KEY", "cancel". */
   readonly seen: string[] = [];

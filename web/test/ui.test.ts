@@ -1,9 +1,10 @@
-/** What the page says of providers and attempts. */
+/** What the page says of providers, attempts and failures. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { parseEvent } from "../client/index.js";
+import { AthenaError, parseEvent, type Problem } from "../client/index.js";
 import { describeAttempt } from "../ui/attempts.js";
+import { describeFailure, describeProblem, needsKey } from "../ui/problems.js";
 import { describeErrors, describeTime, describeTrouble, describeUsage, describeUse, readProviders } from "../ui/providers.js";
 
 const event = (type: string, data: object) => parseEvent({ stream: "S", seq: 1, type, time: "", data });
@@ -63,4 +64,18 @@ test("each step of the way to an answer is described", () => {
     ["chunk", { kind: "text", text: "x", attempt: 1 }, undefined],
   ];
   for (const [type, data, want] of cases) assert.equal(describeAttempt(event(type, data)), want);
+});
+
+test("a failure says whose it is", () => {
+  const unauthorized: Problem = { code: "unauthorized", title: "Valid credentials are needed", detail: "the provider answered 401: it refuses the API key", status: 401, retryable: false };
+  const cases: [Problem, string][] = [
+    [{ ...unauthorized, provider: "claude" }, "claude refuses its API key: the one that this server is configured with, not yours."],
+    [{ ...unauthorized, detail: "" }, "Valid credentials are needed"],
+    [{ code: "service_unavailable", title: "The provider is not available", detail: "it answered 503", status: 503, retryable: true, provider: "openai" }, "openai: The provider is not available: it answered 503"],
+    [{ code: "internal", title: "Something went wrong", status: 500, retryable: false }, "Something went wrong"],
+  ];
+  for (const [p, want] of cases) assert.deepEqual([describeProblem(p), describeFailure(new AthenaError(p))], [want, want]);
+  assert.equal(describeFailure(new TypeError("odd")), "odd");
+  assert.deepEqual([unauthorized, { ...unauthorized, provider: "claude" }].map((p) => needsKey(new AthenaError(p))), [true, false]);
+  assert.equal(needsKey(new TypeError("odd")), false);
 });

@@ -1,9 +1,10 @@
 /** The page: an editor, the results of one run, and the state of its connection. */
-import { Athena, AthenaError, type AnalysisKind, type AnalysisRequest, type Run, type RunStatus, type TransportChoice } from "../client/index.js";
+import { Athena, type AnalysisKind, type AnalysisRequest, type Run, type RunStatus, type TransportChoice } from "../client/index.js";
 import { byID } from "./dom.js";
 import { Editor } from "./editor.js";
 import { example } from "./example.js";
 import { Panel } from "./panel.js";
+import { describeFailure, needsKey } from "./problems.js";
 import { readProviders, type ProviderStatus } from "./providers.js";
 import { Results } from "./results.js";
 
@@ -15,6 +16,7 @@ const transportLabels = { websocket: "WebSocket", sse: "SSE", "long-poll": "long
 const stateLabels: Record<RunStatus["state"], string> = {
   starting: "Starting", connecting: "Connecting", live: "Live", waiting: "Reconnecting", ended: "Ended", failed: "Failed",
 };
+const narrow = "(max-width: 820px)"; // as in app.css: the results are below the code
 
 const el = {
   run: byID("run", HTMLButtonElement), stop: byID("stop", HTMLButtonElement), cut: byID("cut", HTMLButtonElement),
@@ -28,6 +30,10 @@ const el = {
 };
 
 let current: Run | undefined;
+/** Whether the current run was started here, and isn't only watched. */
+let own = false;
+/** What has to be over before the current run may be closed. */
+let stopping: Promise<void> = Promise.resolve();
 let choices: ProviderStatus[] = [];
 let afterKey: (() => void) | undefined;
 
@@ -41,9 +47,12 @@ function stored(store: Storage, item: string): string | undefined {
   return store.getItem(item) || undefined;
 }
 
-function show(run: Run): void {
-  current?.close();
+function show(run: Run, started: boolean): void {
+  const last = current;
+  void stopping.then(() => { last?.close(); }); // closed sooner, it would cancel nothing
+  stopping = Promise.resolve();
   current = run;
+  own = started;
   results.begin(run);
   el.stop.disabled = el.cut.disabled = el.copy.disabled = false;
   el.share.disabled = true;
@@ -65,8 +74,9 @@ async function follow(run: Run): Promise<void> {
     if (run === current && !run.terminal()) results.say("This stream has ended.");
   } catch (e) {
     if (run !== current) return;
-    if (e instanceof AthenaError && e.problem.status === 401) { askForKey(retry(run)); return; }
-    results.fail(e instanceof Error ? e.message : String(e));
+    if (e instanceof DOMException && e.name === "AbortError") return; // closed
+    if (needsKey(e)) { askForKey(retry(run, own)); return; }
+    results.fail(describeFailure(e));
     results.say("");
   } finally {
     if (run === current) {
@@ -77,9 +87,9 @@ async function follow(run: Run): Promise<void> {
 }
 
 /** What to do once there is a key: watch on what was watched, or start again. */
-function retry(run: Run): () => void {
+function retry(run: Run, started: boolean): () => void {
   const id = run.id;
-  return id === undefined ? start : () => { show(athena.watch(id, { forceTransport: transportChoice() })); };
+  return id === undefined ? start : () => { show(athena.watch(id, { forceTransport: transportChoice() }), started); };
 }
 
 let drawn = 0;
@@ -94,7 +104,7 @@ function showStatus(s: RunStatus): void {
     if (!n) return;
     el.dot.dataset["state"] = n.state;
     const wait = n.state === "waiting" && n.waitMs >= 1000 ? ` in ${Math.round(n.waitMs / 1000)} s` : "";
-    set(el.state, stateLabels[n.state] + wait);
+    set(el.state, stateLabel(n) + wait);
     el.state.title = n.reason;
     if (n.transport) set(byID("s-transport", HTMLElement), transportLabels[n.transport]);
     if (n.node) set(byID("s-node", HTMLElement), n.node);
@@ -104,6 +114,12 @@ function showStatus(s: RunStatus): void {
     set(byID("s-reconnects", HTMLElement), String(n.reconnects));
     el.cut.disabled = n.state !== "live";
   });
+}
+
+function stateLabel(s: RunStatus): string {
+  const t = current?.terminal();
+  if (s.state !== "ended" || t?.type !== "cancelled") return stateLabels[s.state];
+  return t.data.by === "client" ? "Stopped" : "Cancelled";
 }
 
 function set(e: HTMLElement, text: string): void {
@@ -134,18 +150,20 @@ function start(): void {
   if (el.model.value) request.model = el.model.value;
   if (analysis === "custom") request.prompt = el.prompt.value.trim();
   results.say("Starting…");
-  show(athena.analyze(request, { forceTransport: transportChoice() }));
+  show(athena.analyze(request, { forceTransport: transportChoice() }), true);
+  if (matchMedia(narrow).matches) results.reveal();
 }
 
 function stop(): void {
   const run = current;
   if (!run || el.stop.disabled) return;
   el.stop.disabled = true;
-  if (run.id === undefined) { run.close(); results.say("Stopped."); return; }
-  run.cancel().catch((e: unknown) => {
-    if (run !== current) return;
+  results.say("Stopping…");
+  stopping = run.cancel().catch((e: unknown) => { // it waits for the id, if there is none yet
+    if (run !== current || run.status.state === "failed") return; // follow has reported that
     el.stop.disabled = false;
-    results.fail(e instanceof Error ? e.message : String(e));
+    results.fail(describeFailure(e));
+    results.say("");
   });
 }
 
@@ -158,15 +176,35 @@ function askForKey(then: () => void): void {
   el.key.focus();
 }
 
+/** What there is to choose from. */
+async function load(): Promise<void> {
+  await loadProviders();
+  if (el.keyForm.hidden) void loadTransports();
+}
+
 async function loadProviders(): Promise<void> {
   try {
     choices = readProviders(await athena.providers()).providers;
   } catch (e) {
-    if (e instanceof AthenaError && e.problem.status === 401) askForKey(() => undefined);
+    if (needsKey(e)) askForKey(() => undefined);
     return; // the choice stays automatic
   }
   el.provider.replaceChildren(new Option("Automatic", "auto"), ...choices.map((p) => new Option(p.name, p.name)));
   showModels();
+}
+
+/** Leaves no transport to choose that the server doesn't offer. */
+async function loadTransports(): Promise<void> {
+  let offered: readonly string[];
+  try {
+    offered = await athena.transports();
+  } catch {
+    return; // what isn't offered is not used, whatever is chosen
+  }
+  for (const o of el.transport.options) o.disabled = o.value !== "auto" && !offered.includes(o.value);
+  if (!el.transport.selectedOptions[0]?.disabled) return;
+  el.transport.value = "auto";
+  current?.useTransport("auto");
 }
 
 function showModels(): void {
@@ -177,7 +215,7 @@ function showModels(): void {
 
 function watchHash(): void {
   const id = /^#stream=([0-9A-Z]{1,64})$/.exec(location.hash)?.[1];
-  if (id !== undefined && id !== current?.id) show(athena.watch(id, { forceTransport: transportChoice() }));
+  if (id !== undefined && id !== current?.id) show(athena.watch(id, { forceTransport: transportChoice() }), false);
 }
 
 function showTheme(): void {
@@ -219,7 +257,7 @@ el.keyForm.addEventListener("submit", (e) => {
   el.key.value = "";
   el.keyForm.hidden = true;
   results.say("");
-  void loadProviders().then(() => {
+  void load().then(() => {
     if (!el.keyForm.hidden) return; // it was not the right one
     afterKey?.();
     afterKey = undefined;
@@ -231,13 +269,15 @@ byID("theme", HTMLButtonElement).addEventListener("click", () => {
   showTheme();
 });
 document.addEventListener("keydown", (e) => {
+  if (e.isComposing) return; // the keys are the input method's
   if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); start(); }
-  else if (e.key === "Escape") stop();
+  // Esc closes a select. And a stop is for all who watch: not by a key that means many things, unless it was started here.
+  else if (e.key === "Escape" && own && !(e.target instanceof HTMLSelectElement)) stop();
 });
 window.addEventListener("hashchange", watchHash);
 
 for (const l of languages) el.language.append(new Option(l, l.toLowerCase()));
 showTheme();
 showModels();
-void loadProviders();
+void load();
 watchHash();

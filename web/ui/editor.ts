@@ -3,15 +3,21 @@ import type { Finding } from "../client/index.js";
 const lineHeight = 20; // as in app.css
 const maxFileBytes = 4 << 20;
 
-/** The textarea with its line numbers, and files that are dropped on it. */
+/** The textarea with its line numbers and its text's name, and files that are dropped on it. */
 export class Editor {
   #lines = 0;
 
   constructor(
     private readonly area: HTMLTextAreaElement, private readonly gutter: HTMLElement, box: HTMLElement,
-    private readonly opened: (name: string) => void, private readonly refused: (why: string) => void,
+    private readonly named: (name: string) => void, private readonly refused: (why: string) => void,
   ) {
-    area.addEventListener("input", () => { this.#number(); });
+    area.addEventListener("beforeinput", () => { // whatever takes the place of all the text is another text
+      if (area.selectionStart === 0 && area.selectionEnd === area.value.length && area.value !== "") this.named("");
+    });
+    area.addEventListener("input", () => {
+      if (area.value === "") this.named("");
+      this.#number();
+    });
     area.addEventListener("scroll", () => { gutter.scrollTop = area.scrollTop; });
     box.addEventListener("dragover", (e) => {
       if (!e.dataTransfer?.types.includes("Files")) return;
@@ -37,7 +43,7 @@ export class Editor {
     this.area.value = code;
     this.area.scrollTop = 0;
     this.#number();
-    this.opened(name);
+    this.named(name);
   }
 
   async open(file: File): Promise<void> {

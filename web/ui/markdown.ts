@@ -7,11 +7,32 @@
 
 interface Block { kind: "code" | "text" | "list" | "quote" | "heading" | "rule" | "table"; source: string }
 
-const listItem = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const heading = /^(#{1,6})\s+(.*?)\s*#*$/;
-const rule = /^\s{0,3}([-*_])(\s*\1){2,}\s*$/;
-const fence = /^\s{0,3}(`{3,}|~{3,})\s*([\w+#.-]*).*$/;
-const tableRule = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+// An answer is not to be trusted, so no pattern may take more than linear time
+// on a line. Each ends where it is certain, or in a `.*` that nothing can stop:
+// the s flag lets it pass U+2028 and a carriage return. The 1000 is there since
+// each repetition of a group takes room on the engine's stack.
+const listItem = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/s;
+const heading = /^(#{1,6})\s+(.*)$/s;
+const rule = /^\s{0,3}([-*_])\s*\1\s*\1(?:\s|\1){0,1000}$/;
+const fence = /^\s{0,3}(`{3,}|~{3,})\s*([\w+#.-]*)/;
+const ruleCell = /^\s*:?-+:?\s*$/;
+
+/** What a row of a table has between its bars. */
+function cells(line: string): string[] {
+  return line.trim().replace(/^\||\|$/g, "").split("|");
+}
+
+function isTableRule(line: string): boolean {
+  return line.includes("-") && cells(line).every((c) => ruleCell.test(c));
+}
+
+/** A heading's text without the marks that may close it. */
+function unclosed(text: string): string {
+  const t = text.trimEnd();
+  let end = t.length;
+  while (t[end - 1] === "#") end--;
+  return end === 0 || /\s/.test(t[end - 1] ?? "") ? t.slice(0, end).trimEnd() : t; // "C#" stays
+}
 
 /** Cuts the text into blocks. */
 function split(text: string): Block[] {
@@ -49,7 +70,7 @@ function split(text: string): Block[] {
         i++;
       }
       take("list");
-    } else if (line.includes("|") && tableRule.test(lines[i + 1] ?? "x")) {
+    } else if (line.includes("|") && isTableRule(lines[i + 1] ?? "")) {
       while ((lines[i] ?? "").includes("|")) i++;
       take("table");
     } else {
@@ -65,10 +86,18 @@ function split(text: string): Block[] {
   return blocks;
 }
 
-const inlinePattern =
-  /(`+)([\s\S]*?[^`])\1(?!`)|\*\*([^*\n](?:[\s\S]*?[^*\s])?)\*\*|\*([^*\s](?:[^*]*[^*\s])?)\*|(?<![\w])_([^_\s](?:[^_]*[^_\s])?)_(?![\w])|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)/;
+// What one opening mark can make the search run over is bounded: by the next
+// mark of its kind, or by a number. Only a run of backticks looks through all
+// of the text, and in vain at most once for each of its eight lengths.
+const inlinePattern = new RegExp([
+  /(?<!`)(`{1,8})(?!`)([\s\S]*?[^`])\1(?!`)/,
+  /\*\*([^*\n](?:(?:(?!\*\*)[\s\S])*[^*\s])?)\*\*/,
+  /\*([^*\s](?:[^*]*[^*\s])?)\*/,
+  /(?<!\w)_([^_\s](?:[^_]*[^_\s])?)_(?!\w)/,
+  /\[([^\]\n]{1,500})\]\((https?:\/\/[^\s)]{1,2000})\)/,
+].map((p) => p.source).join("|"));
 
-/** A paragraph longer than this stays plain: the pattern's time grows with the square of it. */
+/** No honest paragraph is longer; what is stays plain. */
 const maxInline = 20_000;
 
 /** Appends text with code, strong, emphasis and links to a node. */
@@ -140,7 +169,7 @@ function table(source: string): HTMLElement {
   source.split("\n").forEach((line, i) => {
     if (i === 1) return; // the rule
     const row = t.appendChild(element("tr"));
-    for (const cell of line.trim().replace(/^\||\|$/g, "").split("|")) inline(row.appendChild(element(i === 0 ? "th" : "td")), cell.trim());
+    for (const cell of cells(line)) inline(row.appendChild(element(i === 0 ? "th" : "td")), cell.trim());
   });
   return t;
 }
@@ -161,7 +190,7 @@ function make(b: Block, depth = 0): HTMLElement {
       const m = heading.exec(b.source);
       const level = Math.min(5, (m?.[1] ?? "#").length + 1);
       const h = element(`h${level}` as "h2" | "h3" | "h4" | "h5");
-      inline(h, m?.[2] ?? "");
+      inline(h, unclosed(m?.[2] ?? ""));
       return h;
     }
     case "rule": return element("hr");

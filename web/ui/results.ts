@@ -2,9 +2,11 @@ import type { AthenaEvent, Finding, Run } from "../client/index.js";
 import { Attempts, describeAttempt } from "./attempts.js";
 import { MarkdownView } from "./markdown.js";
 import { byID } from "./dom.js";
+import { describeProblem } from "./problems.js";
 
 /** Shows a run: findings, reasoning, answer and how it ended. */
 export class Results {
+  readonly #panel = byID("results", HTMLElement);
   readonly #scroll = byID("scroll", HTMLElement);
   readonly #announce = byID("announce", HTMLElement);
   readonly #problem = byID("problem", HTMLElement);
@@ -34,6 +36,12 @@ export class Results {
     this.#markdown.render("");
     this.#scroll.scrollTop = 0;
     this.draw();
+  }
+
+  /** Brings itself into view, where it is below what the user looks at. */
+  reveal(): void {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.#panel.scrollIntoView({ block: "start", behavior: calm ? "instant" : "smooth" });
   }
 
   /** Says something politely, for screen readers too. */
@@ -72,7 +80,7 @@ export class Results {
       }
       case "failed":
         this.say("The analysis failed.");
-        this.fail([e.data.error.title, e.data.error.detail].filter(Boolean).join(": "));
+        this.fail(describeProblem(e.data.error));
         break;
       case "cancelled": this.say(e.data.by === "client" ? "Stopped." : `Cancelled (${e.data.by}).`); break;
     }
