@@ -440,7 +440,9 @@ func TestAnIdleWebSocketGetsHeartbeatsAndASilentOneIsClosed(t *testing.T) {
 	default:
 	}
 	stop()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("reading ended with %v", err)
+	}
 }
 
 func TestAClientThatOnlyReadsABusyStreamIsNotTakenForDead(t *testing.T) {
