@@ -252,11 +252,11 @@ func (h *Hub) reconnectDelay() time.Duration {
 	return jitter(h.opts.ReconnectDelay, rand.Float64())
 }
 
-var start = time.Now()
+var clockStart = time.Now()
 
 // sinceStart is the time by a clock that nobody sets: a step of the wall clock
 // would look like a long silence of every client. It is never 0.
-func sinceStart() time.Duration { return time.Since(start) + 1 }
+func sinceStart() time.Duration { return time.Since(clockStart) + 1 }
 
 // heart gives idle sessions their heartbeat and closes WebSockets that have
 // been silent for too long.
@@ -348,15 +348,16 @@ func (h *Hub) welcome(typ string) []byte {
 }
 
 // refuse answers with err.
-func (h *Hub) refuse(w http.ResponseWriter, err error) {
-	h.log(err)
+func (h *Hub) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	h.log(r.Context(), err)
 	h.bound(w)
 	problem.Write(w, err)
 }
 
-// log logs an error whose cause a client isn't told.
-func (h *Hub) log(err error) {
-	if protocol.AsError(err).Code == protocol.CodeInternal {
+// log logs an error whose cause a client isn't told, unless the client has gone,
+// with which ctx ends.
+func (h *Hub) log(ctx context.Context, err error) {
+	if ctx.Err() == nil && protocol.AsError(err).Code == protocol.CodeInternal {
 		h.opts.Logger.Error().Err(err).Msg("a client could not be served")
 	}
 }

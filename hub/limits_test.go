@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/rs/zerolog"
 
 	"github.com/athena-hub/athena/hub"
 	"github.com/athena-hub/athena/protocol"
@@ -325,6 +327,36 @@ func TestAnEventSourceThatFindsNoPlaceComesBack(t *testing.T) {
 	eventually(t, "the place is free", func() bool { return w.hub.Admissible() == nil })
 	if _, _, err := w.hub.Collect(t.Context(), p.id); err != nil {
 		t.Error(err)
+	}
+}
+
+// An error that nobody is left to be told of is none of the server's.
+func TestAClientThatLeavesWhileItsStreamIsOpenedIsNotInTheLog(t *testing.T) {
+	var log bytes.Buffer
+	w := newWorld(t, hub.Options{Logger: zerolog.New(zerolog.SyncWriter(&log))}, hub.FeedLimits{})
+	w.source.block = make(chan struct{})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url+"/v1/events?single=1&stream="+protocol.NewStreamID(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			err = errors.Join(fmt.Errorf("it was answered with %s", resp.Status), resp.Body.Close())
+		}
+		answered <- err
+	}()
+	eventually(t, "the stream is being opened", func() bool { opens, _, _ := w.source.counts(); return opens == 1 })
+	leave()
+	if err := <-answered; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	eventually(t, "its place is free", func() bool { return w.hub.Connections() == 0 })
+	if log.Len() > 0 {
+		t.Errorf("the log says %s", log.String())
 	}
 }
 

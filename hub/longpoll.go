@@ -36,18 +36,18 @@ func (p *poll) wait(ctx context.Context) bool {
 // one, or with none when wait is over. single is as in ServeSSE.
 func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool, wait time.Duration) {
 	if err := h.admit(); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	defer h.leave()
 	if err := h.checkCursors(cursors); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	p := newPoll()
 	subs, err := h.subscribeAll(r.Context(), cursors, p)
 	if err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	defer h.unsubscribeAll(subs)
@@ -65,7 +65,7 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 	}()
 	sc.batch.reset()
 	if err := h.pollEvents(ctx, &sc.batch, subs, p); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	if r.Context().Err() != nil {
@@ -79,7 +79,7 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 	head.Set("Content-Length", strconv.Itoa(len(sc.buf)))
 	rc := http.NewResponseController(w)
 	if err := rc.SetWriteDeadline(time.Now().Add(h.opts.WriteTimeout)); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	_, err = w.Write(sc.buf)

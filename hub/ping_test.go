@@ -3,10 +3,8 @@ package hub_test
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -45,37 +43,24 @@ func readFrames(t *testing.T, raw net.Conn) (pongs int) {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close() // an upgrade has none
-	read := func(b []byte) []byte {
-		if _, err := io.ReadFull(br, b); err != nil {
+	for {
+		first, payload, err := readFrame(br)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return b
-	}
-	for {
-		head := read(make([]byte, 2))
-		n := uint64(head[1])
-		switch n {
-		case 126:
-			n = uint64(binary.BigEndian.Uint16(read(make([]byte, 2))))
-		case 127:
-			n = binary.BigEndian.Uint64(read(make([]byte, 8)))
-		}
-		switch head[0] {
+		switch first {
 		case 0x8a:
 			pongs++
-			read(make([]byte, n))
 		case 0x89:
-			read(make([]byte, n))
 		case 0x81:
-			payload := read(make([]byte, n))
 			if !json.Valid(payload) {
-				t.Fatalf("a message of %d bytes is no JSON; a pong stands in it at %d", n, strings.Index(string(payload), "\x8a\x00"))
+				t.Fatalf("a message of %d bytes is no JSON; a pong stands in it at %d", len(payload), strings.Index(string(payload), "\x8a\x00"))
 			}
 			if strings.Contains(string(payload[max(0, len(payload)-2000):]), `"completed"`) {
 				return pongs
 			}
 		default:
-			t.Fatalf("a frame begins with %#x", head[0])
+			t.Fatalf("a frame begins with %#x", first)
 		}
 	}
 }

@@ -63,8 +63,8 @@ type session struct {
 	link      link
 	ctx       context.Context // ends with the session
 	cancel    context.CancelFunc
-	done      chan struct{} // closed when nothing of the session runs any more
-	closed    func(reason string)
+	done      chan struct{}       // closed when nothing of the session runs any more
+	closed    func(reason string) // counts its end
 	// oneShot says that the session is over when all its streams are (SSE).
 	oneShot bool
 
@@ -259,9 +259,7 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 	_, err := s.hub.gather(s.ctx, b, subs, s.turn, s.hub.opts.MessageBytes, mayWait)
 	waits := errors.Is(err, errWouldWait)
 	if err != nil && !waits {
-		if s.ctx.Err() == nil {
-			s.hub.log(err)
-		}
+		s.hub.log(s.ctx, err)
 		if lost, _ = errors.AsType[*streamError](err); lost == nil || s.oneShot || s.ctx.Err() != nil {
 			return s.goodbye(sc, buf, nil, s.endingOr(ending{reason: "stream_lost", code: protocol.CloseGoingAway, move: s.hub.reconnectDelay()}))
 		}

@@ -24,7 +24,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 			h.sendAway(w)
 			return
 		}
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	started := false
@@ -34,7 +34,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 		}
 	}()
 	if err := h.checkCursors(cursors); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	s := h.newSession(r.Context(), protocol.TransportSSE)
@@ -42,7 +42,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 	subs, err := h.subscribeAll(r.Context(), cursors, s)
 	if err != nil {
 		s.cancel()
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	if allDone(subs) {

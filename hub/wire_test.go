@@ -76,6 +76,19 @@ func (noHistory) Read(_ context.Context, id string, _ uint64, _ int) ([]protocol
 	return nil, notFound(id)
 }
 
+// hubWithFeed returns a hub and the feed of a stream on it.
+func hubWithFeed(t *testing.T) (*Hub, *Feed) {
+	t.Helper()
+	feeds := NewFeeds(FeedLimits{})
+	h := New(feeds, noHistory{}, Options{})
+	t.Cleanup(func() { h.Close(); feeds.Close() })
+	f, err := feeds.Create(protocol.NewStreamID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, f
+}
+
 // ended publishes a stream that was cancelled at once.
 func ended(t *testing.T, f *Feed) {
 	t.Helper()
@@ -91,14 +104,7 @@ func ended(t *testing.T, f *Feed) {
 // Close ends the sessions that it has listed, of which one may be over, and its
 // handler have returned.
 func TestASessionOverHTTP2MayBeEndedAfterItsHandlerReturned(t *testing.T) {
-	feeds := NewFeeds(FeedLimits{})
-	defer feeds.Close()
-	h := New(feeds, noHistory{}, Options{})
-	defer h.Close()
-	f, err := feeds.Create(protocol.NewStreamID())
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, f := hubWithFeed(t)
 	returned := make(chan struct{})
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(returned)
@@ -141,14 +147,7 @@ func (b *bounded) SetWriteDeadline(t time.Time) error { b.deadline = t; return n
 // The gateway has cleared its own deadline by then, and a client that pipelines
 // such requests and reads nothing would hold a connection that no limit counts.
 func TestWritingAShortAnswerHasADeadline(t *testing.T) {
-	feeds := NewFeeds(FeedLimits{})
-	defer feeds.Close()
-	h := New(feeds, noHistory{}, Options{})
-	defer h.Close()
-	f, err := feeds.Create(protocol.NewStreamID())
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, f := hubWithFeed(t)
 	ended(t, f)
 	check := func(name string, status int, serve func(w http.ResponseWriter, r *http.Request)) {
 		b := &bounded{ResponseRecorder: httptest.NewRecorder()}

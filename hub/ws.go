@@ -18,7 +18,7 @@ import (
 // one goroutine that reads, and a writer while there is something to write.
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	if err := h.admit(); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	opts := &websocket.AcceptOptions{
@@ -29,7 +29,7 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	if h.opts.AllowOrigin != nil {
 		if !h.opts.AllowOrigin(r) {
 			h.leave()
-			h.refuse(w, protocol.Errorf(protocol.CodeForbidden, "pages from %.100q may not connect; the server's allowed origins decide that", r.Header.Get("Origin")))
+			h.refuse(w, r, protocol.Errorf(protocol.CodeForbidden, "pages from %.100q may not connect; the server's allowed origins decide that", r.Header.Get("Origin")))
 			return
 		}
 		opts.InsecureSkipVerify = true // it was verified
@@ -125,7 +125,7 @@ func (h *Hub) command(s *session, msg []byte) bool {
 		cancel()
 	}
 	if err != nil {
-		h.log(err)
+		h.log(s.ctx, err)
 		s.tell(&protocol.Message{Type: protocol.MessageError, ID: c.ID, Stream: c.Stream, Error: protocol.AsError(err)})
 	}
 	return s.ctx.Err() == nil

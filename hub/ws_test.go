@@ -3,6 +3,7 @@ package hub_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -351,6 +352,25 @@ func (w *world) rawWebSocket(firstCommand string) net.Conn {
 	return nc
 }
 
+// readFrame reads a server's frame, and returns its first byte and its payload.
+func readFrame(r io.Reader) (first byte, payload []byte, err error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := uint64(head[1])
+	if ext := map[uint64]int{126: 2, 127: 8}[n]; ext > 0 {
+		var b [8]byte
+		if _, err := io.ReadFull(r, b[8-ext:]); err != nil {
+			return 0, nil, err
+		}
+		n = binary.BigEndian.Uint64(b[:])
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(r, payload)
+	return head[0], payload, err
+}
+
 // readRawEvents applies whole messages until the connection breaks.
 func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 	t.Helper()
@@ -360,26 +380,11 @@ func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 		t.Fatal(err)
 	}
 	for {
-		var head [2]byte
-		if _, err := io.ReadFull(br, head[:]); err != nil {
+		first, payload, err := readFrame(br)
+		if err != nil {
 			return
 		}
-		n := int64(head[1])
-		if ext := map[int64]int{126: 2, 127: 8}[n]; ext > 0 {
-			b := make([]byte, ext)
-			if _, err := io.ReadFull(br, b); err != nil {
-				return
-			}
-			n = 0
-			for _, x := range b {
-				n = n<<8 | int64(x)
-			}
-		}
-		payload := make([]byte, n)
-		if _, err := io.ReadFull(br, payload); err != nil {
-			return
-		}
-		if head[0] != 0x81 {
+		if first != 0x81 {
 			continue
 		}
 		var events []protocol.Event

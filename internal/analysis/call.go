@@ -319,16 +319,9 @@ func (c *call) hear(chunk *providers.Chunk) {
 	c.size += int64(len(chunk.Text))
 }
 
-// maxName bounds what a provider calls its model and the end of an answer.
-const maxName = 256
-
-// name returns a provider's word for something, or as much of it as a name has.
-func name(s string) string {
-	if len(s) <= maxName {
-		return s
-	}
-	return protocol.SplitText(s, maxName)[0]
-}
+// name returns what a provider calls its model or the end of an answer, or as
+// much of it as a name may have.
+func name(s string) string { return protocol.SplitText(s, protocol.MaxNameBytes)[0] }
 
 // noteUsage keeps u, and writes it if the call has the floor, unless it says
 // what the last one said. A provider may go on changing its own, so it is

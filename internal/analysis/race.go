@@ -244,7 +244,7 @@ func (j *job) heard(r *race, n news, d *drive) (res result, over bool) {
 		return res, true
 	}
 	if winner == nil && !errors.Is(res.err, errOutrun) {
-		d.failed(res, false)
+		d.failed(res, false) // a call that continues an answer runs alone
 	}
 	return res, false
 }

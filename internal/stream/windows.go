@@ -29,7 +29,6 @@ type windows struct {
 	slots [ticksPerWindow + 2][]windowed // guarded by mu: by tick, modulo their number
 	count int                            // guarded by mu: how many are in slots
 	done  int64                          // guarded by mu: the last tick that is over
-	spare []windowed                     // guarded by mu: memory for the next tick
 }
 
 func newWindows(length time.Duration) *windows {
@@ -40,9 +39,9 @@ func newWindows(length time.Duration) *windows {
 // add has w.windowOver called after the wait, which is no longer than a window:
 // up to a tick later, or earlier where the loop is late.
 func (ws *windows) add(w windowed, wait time.Duration) {
-	now := time.Since(ws.start)
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	now := time.Since(ws.start) // not before: its slot must not have been emptied yet
 	if ws.count == 0 {
 		ws.done = int64(now / ws.tick)
 		select {
@@ -59,6 +58,7 @@ func (ws *windows) add(w windowed, wait time.Duration) {
 func (ws *windows) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var over []windowed
 	for {
 		wait, open := ws.next()
 		if !open {
@@ -75,14 +75,11 @@ func (ws *windows) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		over := ws.take()
+		over = ws.take(over[:0])
 		for i, w := range over {
 			w.windowOver()
 			over[i] = nil
 		}
-		ws.mu.Lock()
-		ws.spare = over[:0]
-		ws.mu.Unlock()
 	}
 }
 
@@ -94,12 +91,12 @@ func (ws *windows) next() (wait time.Duration, open bool) {
 	return time.Duration(ws.done+1)*ws.tick - time.Since(ws.start), ws.count > 0
 }
 
-// take returns the writers whose ticks have come.
-func (ws *windows) take() (over []windowed) {
-	now := int64(time.Since(ws.start) / ws.tick)
+// take moves the writers whose ticks have come to the end of over, which is
+// empty.
+func (ws *windows) take(over []windowed) []windowed {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	over = ws.spare
+	now := int64(time.Since(ws.start) / ws.tick)
 	for t := max(ws.done+1, now-int64(len(ws.slots))+1); t <= now; t++ {
 		slot := &ws.slots[t%int64(len(ws.slots))]
 		over = append(over, *slot...)
@@ -107,6 +104,6 @@ func (ws *windows) take() (over []windowed) {
 		*slot = (*slot)[:0]
 	}
 	ws.count -= len(over)
-	ws.done = max(ws.done, now)
+	ws.done = now
 	return over
 }

@@ -34,7 +34,8 @@ func chatWay(cfg providers.Config, streaming bool) (way, error) {
 // chat asks in Chat Completions.
 func (p *Provider) chat(ctx context.Context, req *providers.Request, model string) (providers.Stream, error) {
 	question := p.question(req, model)
-	call := upstream.Call{Path: chatPath, Model: model, Decoder: newDecoder(model, p.flavour != compatible), Whole: p.whole, WholeHas: "choices.0.message", InOnePiece: req.InOnePiece}
+	call := upstream.Call{Path: chatPath, Model: model, Decoder: newDecoder(model, p.flavour != compatible),
+		Whole: p.whole, WholeHas: "choices.0.message", InOnePiece: req.InOnePiece}
 	if question.Messages[len(question.Messages)-1].Prefix {
 		call.Path = betaPath
 	}

@@ -155,7 +155,7 @@ func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call
 			_ = resp.Body.Close() // it is broken
 			return nil, false, c.callError(ctx, err)
 		}
-		if resp.Body = rest; validJSON(data) && gjson.GetBytes(data, call.WholeHas).Exists() {
+		if resp.Body = rest; protocol.ValidJSON(data) && gjson.GetBytes(data, call.WholeHas).Exists() {
 			a.Source = &wholeBody{body: resp.Body}
 			return a, false, nil
 		}

@@ -184,7 +184,7 @@ func (c *Client) models(ctx context.Context, key string) ([]string, error) {
 	if err != nil {
 		return nil, c.callError(ctx, err, key)
 	}
-	if len(body) > maxModelsBytes || !validJSON(body) || !gjson.GetBytes(body, "data").IsArray() {
+	if len(body) > maxModelsBytes || !protocol.ValidJSON(body) || !gjson.GetBytes(body, "data").IsArray() {
 		return nil, protocol.Errorf(protocol.CodeInvalidResponse, "the list of models could not be understood").WithProvider(c.name)
 	}
 	ids := []string{}
@@ -252,7 +252,7 @@ func (c *Client) answerError(ctx context.Context, cancel context.CancelFunc, res
 	failure = ParseFailure(resp.StatusCode, body)
 	var e *protocol.Error
 	switch {
-	case resp.StatusCode == http.StatusOK && validJSON(body) && gjson.GetBytes(body, "error").Type != gjson.Null:
+	case resp.StatusCode == http.StatusOK && protocol.ValidJSON(body) && gjson.GetBytes(body, "error").Type != gjson.Null:
 		failure = ParseFailure(0, body)
 		e = failure.Error(model)
 	case resp.StatusCode < 300:

@@ -44,7 +44,7 @@ type Failure struct {
 // {"detail":…}. Other text is taken as the message.
 func ParseFailure(status int, body []byte) Failure {
 	f := Failure{Status: status}
-	if !validJSON(body) {
+	if !protocol.ValidJSON(body) {
 		if text := string(body); !strings.Contains(text, "<") { // a proxy's page says nothing useful
 			f.Message = text
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/athena-hub/athena/protocol"
 	"github.com/athena-hub/athena/providers"
 )
 
@@ -30,7 +31,8 @@ type SocketWaits struct {
 //
 // other reports whether an error says no more than that there is no WebSocket to
 // be had: the handshake was refused without a provider's reason, the connection
-// failed, no message came in time, or the first one says so. Ending ctx closes the connection.
+// failed, no message came in time, or the first one says so. Ending ctx closes
+// the connection.
 func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s providers.Stream, other bool, err error) {
 	req, err := c.request(ctx, http.MethodGet, call.Path, c.key, nil)
 	if err != nil {
@@ -61,24 +63,24 @@ func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s pr
 		_ = sock.Close() // it has failed already
 		return nil, ctx.Err() == nil, c.callError(ctx, err)
 	}
-	intime := func() bool { return true }
+	inTime := func() bool { return true }
 	if waits.First > 0 {
-		intime = time.AfterFunc(waits.First, cancel).Stop
+		inTime = time.AfterFunc(waits.First, cancel).Stop
 	}
 	if err := conn.Write(ctx2, websocket.MessageText, call.Body); err != nil {
 		return fail(err)
 	}
-	if sock.first, err = sock.read(); err == nil && !intime() {
+	if sock.first, err = sock.read(); err == nil && !inTime() {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
 		return fail(err)
 	}
-	if validJSON(sock.first.Data) {
+	if protocol.ValidJSON(sock.first.Data) {
 		if failure := ParseFailure(0, sock.first.Data); failure.RefusesWay() {
 			cancel()
 			_ = sock.Close() // nothing else comes
-			return nil, true, c.scrub(failure.Error(call.Model)).WithProvider(c.name)
+			return nil, true, c.scrub(failure.Error(call.Model))
 		}
 	}
 	stream := c.Answer(ctx, cancel, resp.Header.Get(c.dialect.RequestID), sock, call.Decoder)

@@ -3,7 +3,6 @@ package upstream
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -11,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"github.com/tidwall/gjson"
 
 	"github.com/athena-hub/athena/protocol"
 	"github.com/athena-hub/athena/providers"
@@ -169,22 +166,9 @@ func (s *Stream) check(data []byte) *protocol.Error {
 	return wellFormed(data)
 }
 
-// maxNesting is how deep encoding/json goes, which stops there with an error.
-const maxNesting = 10000
-
-// validJSON is gjson.ValidBytes, which recurses as deep as its input says: eight
-// megabytes of "[" overflow the stack, and that ends the process. What could be
-// too deep goes to encoding/json.
-func validJSON(b []byte) bool {
-	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > maxNesting {
-		return json.Valid(b)
-	}
-	return gjson.ValidBytes(b)
-}
-
 // wellFormed returns an error for data that is not a JSON object.
 func wellFormed(data []byte) *protocol.Error {
-	if !utf8.Valid(data) || !validJSON(data) || bytes.TrimLeft(data, " \t\r\n")[0] != '{' {
+	if !utf8.Valid(data) || !protocol.ValidJSON(data) || bytes.TrimLeft(data, " \t\r\n")[0] != '{' {
 		return protocol.Errorf(protocol.CodeInvalidResponse, "a chunk of the answer is malformed")
 	}
 	return nil
