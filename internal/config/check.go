@@ -44,6 +44,7 @@ func (s *Serve) problems() []problem {
 	if !nodeName.MatchString(s.Node) {
 		fail("node", "%.80q is not 1 to 64 letters, digits, - and _", s.Node)
 	}
+	found = append(found, s.checkCluster()...)
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
 			fail("allowed_origin", "%s", err)
@@ -84,6 +85,8 @@ func (s *Serve) checkNumbers() []problem {
 		{"heartbeat", s.Heartbeat, time.Second, hour},
 		{"write_timeout", s.WriteTimeout, time.Second, hour},
 		{"probe_timeout", s.ProbeTimeout, 100 * time.Millisecond, time.Minute},
+		{"cluster_lease", s.ClusterLease, time.Second, hour},
+		{"cluster_forget_after", s.ClusterForgetAfter, time.Second, 365 * 24 * hour},
 		{"reconnect_delay", s.ReconnectDelay, time.Millisecond, hour},
 		{"coalesce_window", s.CoalesceWindow, 0, 10 * time.Second},
 		{"poll_max_wait", s.PollMaxWait, time.Second, hour},
@@ -196,8 +199,10 @@ func checkListen(addr string) error {
 }
 
 // Loopback reports whether only this machine can reach the listen address.
-func (s *Serve) Loopback() bool {
-	host, _, err := net.SplitHostPort(s.Listen)
+func (s *Serve) Loopback() bool { return loopback(s.Listen) }
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return false
 	}

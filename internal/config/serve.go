@@ -12,10 +12,28 @@ type Serve struct {
 	Config  string `group:"Server" placeholder:"FILE" help:"YAML file with settings. Variables and flags win over it."`
 	Listen  string `group:"Server" default:"127.0.0.1:8080" placeholder:"ADDR" help:"Address to listen on, HOST:PORT. Other than on loopback, an API key or --insecure is needed."`
 	DataDir string `group:"Server" placeholder:"DIR" help:"Directory for the stored streams. Default: $$XDG_DATA_HOME/athena, or ~/.local/share/athena."`
-	Node    string `group:"Server" default:"athena" help:"This node's name, of letters, digits, - and _. Clients see it; stored streams remember it."`
+	Node    string `group:"Server" aliases:"node-name" default:"athena" help:"This node's name, of letters, digits, - and _. Clients see it; stored streams remember it. Each node of a cluster needs its own. --node-name is the same."`
 
 	LogLevel  string `group:"Server" default:"info" enum:"trace,debug,info,warn,error,off" help:"What to log: trace, debug, info, warn, error or off."`
 	LogFormat string `group:"Server" default:"auto" enum:"auto,json,console" help:"How to log: json, console, or auto, which is console on a terminal and json elsewhere."`
+
+	ClusterName        string        `group:"Cluster" placeholder:"NAME" help:"Join the cluster of this name, which all its nodes have, by an embedded NATS server. Without it, and without --nats-url, this node is alone."`
+	ClusterListen      string        `group:"Cluster" default:"127.0.0.1:6222" placeholder:"ADDR" help:"Address for the other nodes, HOST:PORT. Other than on loopback, a secret or certificates are needed."`
+	ClusterAdvertise   string        `group:"Cluster" placeholder:"ADDR" help:"Address at which the other nodes reach this one, HOST:PORT, where it is not --cluster-listen."`
+	ClusterRoutes      []string      `group:"Cluster" placeholder:"ADDR,…" help:"Addresses of other nodes, HOST:PORT; this node's own may be among them. One that can be reached is enough: nodes tell each other of the rest."`
+	ClusterSecret      Secret        `group:"Cluster" placeholder:"SECRET" help:"What all nodes of the cluster know, at least 32 characters. Their connections are encrypted by keys that are made of it. Prefer the variable or --cluster-secret-file."`
+	ClusterSecretFile  string        `group:"Cluster" placeholder:"FILE" help:"File with the secret."`
+	ClusterCert        string        `group:"Cluster" placeholder:"FILE" help:"This node's certificate for the other nodes, in PEM, where they don't share a secret alone. It is for both sides of a connection."`
+	ClusterKey         string        `group:"Cluster" placeholder:"FILE" help:"The certificate's key, in PEM."`
+	ClusterCA          string        `name:"cluster-ca" group:"Cluster" placeholder:"FILE" help:"The certificate authority that signs the nodes' certificates, and nothing else, in PEM."`
+	ClusterLease       time.Duration `group:"Cluster" default:"5s" help:"How long a node may be silent until the others take over what it ran."`
+	ClusterForgetAfter time.Duration `group:"Cluster" default:"10s" help:"How long a node must be gone before it no longer counts for the store's majority, where another loss would cost that."`
+	Takeover           bool          `group:"Cluster" default:"true" negatable:"" help:"Go on with the analyses of a node that died, by asking a provider again. Requests are kept in the store for that while they run. Without it these analyses fail."`
+	NatsURL            string        `name:"nats-url" group:"Cluster" placeholder:"URL,…" help:"NATS servers with JetStream to use in the place of an embedded one, such as nats://10.0.0.1:4222 or tls://…."`
+	NatsCreds          string        `group:"Cluster" placeholder:"FILE" help:"Credentials for these servers, a .creds file."`
+	NatsCA             string        `name:"nats-ca" group:"Cluster" placeholder:"FILE" help:"Certificate authority of these servers, in PEM, where it is not one of the system's."`
+	NatsCert           string        `group:"Cluster" placeholder:"FILE" help:"This node's certificate for these servers, in PEM, where they want one."`
+	NatsKey            string        `group:"Cluster" placeholder:"FILE" help:"The certificate's key, in PEM."`
 
 	APIKey        []Secret `name:"api-key" group:"Access" placeholder:"[NAME=]KEY" help:"A key that clients may use, at least 16 characters; NAME is for logs. Repeatable. Other users of the machine can see flags: prefer the variable or --api-key-file."`
 	APIKeyFile    string   `name:"api-key-file" group:"Access" placeholder:"FILE" help:"File of such keys, one a line; lines that begin with # are comments."`

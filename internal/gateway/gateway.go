@@ -76,6 +76,12 @@ type Options struct {
 	// Ready reports why the node can't take requests; nil if it can. It may
 	// take a while, and is asked at most once a second.
 	Ready func(ctx context.Context) error
+	// Cluster answers GET /v1/cluster, and tells readiness who is there and
+	// what is degraded. Required.
+	Cluster func(ctx context.Context) Cluster
+	// Forget takes a node that is gone for good out of the store's majority;
+	// nil where there is no store to do that for.
+	Forget func(ctx context.Context, node string) error
 	// MetricsHandler answers GET /metrics; nil for none.
 	MetricsHandler http.Handler
 	// Page holds index.html and what it needs; nil for none.
@@ -117,7 +123,7 @@ func MaxRequestBytes(maxCode int64) int64 { return 3*maxCode + 64<<10 }
 
 func (o Options) withDefaults() (Options, error) {
 	for name, missing := range map[string]bool{"Analyses": o.Analyses == nil, "Streams": o.Streams == nil, "Auth": o.Auth == nil,
-		"Origins": o.Origins == nil, "Providers": o.Providers == nil, "Ready": o.Ready == nil} {
+		"Origins": o.Origins == nil, "Providers": o.Providers == nil, "Ready": o.Ready == nil, "Cluster": o.Cluster == nil} {
 		if missing {
 			return o, errors.New("gateway: no " + name)
 		}
@@ -180,6 +186,8 @@ func New(o Options) (*Gateway, error) {
 	private("GET /v1/ws", true, g.webSocket)
 	private("POST /v1/negotiate", false, g.negotiate)
 	private("GET /v1/providers", false, g.providers)
+	private("GET /v1/cluster", false, g.cluster)
+	private("DELETE /v1/cluster/nodes/{name}", false, g.forget)
 	if o.MetricsHandler != nil {
 		private("GET /metrics", false, o.MetricsHandler.ServeHTTP)
 	}

@@ -175,6 +175,10 @@ func start(t *testing.T, withKey bool, change ...func(*gateway.Options)) *node {
 		Analyses: n.jobs, Streams: n.hub, Auth: authn, Origins: origins, Logger: logger, Metrics: metrics, MetricsHandler: metrics.Handler(),
 		LoopbackOnly: !withKey,
 		Ready:        func(context.Context) error { return n.ready },
+		Cluster: func(context.Context) gateway.Cluster {
+			return gateway.Cluster{Mode: gateway.ModeAlone, Node: "n1", Nodes: []gateway.ClusterNode{{Name: "n1", State: gateway.NodeUp}},
+				History: gateway.ClusterHistory{Quorum: true, Replicas: 1, Current: 1}}
+		},
 		Providers: func() []gateway.Provider {
 			return []gateway.Provider{{Name: "claude", Dialect: "claude", Models: []string{"big"}, Features: gateway.ProviderFeatures{Reasoning: true},
 				Health: &gateway.ProviderHealth{Checked: time.Unix(0, 0).UTC(), Error: protocol.Errorf(protocol.CodeTimeout, "slow")}},

@@ -17,6 +17,19 @@ func (g *Gateway) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, status{"ok"})
 }
 
+// A readiness is the answer of GET /readyz where the node is ready. Anybody may
+// ask, so it says no more than a welcome does, and how the cluster is.
+type readiness struct {
+	Status string `json:"status"`
+	// Nodes are the names of those that are up, this one among them.
+	Nodes []string `json:"nodes"`
+	// History is "ok", or "degraded" where the store has no majority: streams
+	// go on, and what they say is stored when it is back.
+	History string `json:"history"`
+	// Degraded is what doesn't work as it should, in words.
+	Degraded []string `json:"degraded,omitempty"`
+}
+
 // readyz says whether new requests should come here.
 func (g *Gateway) readyz(w http.ResponseWriter, r *http.Request) {
 	if g.draining.Load() {
@@ -29,7 +42,17 @@ func (g *Gateway) readyz(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, withStatus(e, http.StatusServiceUnavailable))
 		return
 	}
-	writeJSON(w, http.StatusOK, status{"ready"})
+	c := g.opts.Cluster(r.Context())
+	answer := readiness{Status: "ready", Nodes: []string{}, History: "ok", Degraded: c.Degraded}
+	for _, n := range c.Nodes {
+		if n.State == NodeUp {
+			answer.Nodes = append(answer.Nodes, n.Name)
+		}
+	}
+	if !c.History.Quorum {
+		answer.History = "degraded"
+	}
+	writeJSON(w, http.StatusOK, answer)
 }
 
 // readyAge is how long an answer of Ready is good. Anybody may ask for

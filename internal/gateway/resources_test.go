@@ -235,7 +235,7 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	if a := n.do("GET", "/healthz", ""); a.status != 200 || a.body != `{"status":"ok"}`+"\n" {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	if a := n.do("GET", "/readyz", ""); a.status != 200 || a.body != `{"status":"ready"}`+"\n" {
+	if a := n.do("GET", "/readyz", ""); a.status != 200 || a.body != `{"status":"ready","nodes":["n1"],"history":"ok"}`+"\n" {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	if a := n.do("GET", "/metrics", ""); a.status != 401 {
