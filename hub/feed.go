@@ -40,7 +40,7 @@ type Feed struct {
 	// Guarded by feeds.mu.
 	pins  int       // how many hold the feed, so that it isn't evicted
 	owned bool      // the stream's Writer is on this node
-	stop  func()    // ends the Source's following; nil for owned feeds
+	stop  func()    // ends the Source's following; nil where nothing follows
 	used  time.Time // when the last pin went
 }
 

@@ -22,12 +22,33 @@ type Source interface {
 	Open(ctx context.Context, feed *Feed) (stop func(), err error)
 	// Refresh brings feed up to the stream's head, where that is known to
 	// somebody else. It is called when a client claims to be ahead of feed.
+	// A Source that can't always know the head is a HeadJudge as well.
 	Refresh(ctx context.Context, feed *Feed) error
 	// Read returns events after the cursor from the history, oldest first, at
 	// least one and up to about budget bytes. It is called for cursors that
 	// lie before a feed's window.
 	Read(ctx context.Context, stream string, after uint64, budget int) ([]protocol.Encoded, error)
 }
+
+// A HeadJudge is a Source of streams that change from one node to another. A
+// client may then come with a cursor that is right, and that nobody who can be
+// asked just now knows of: from an owner that died before it stored what the
+// client has seen.
+type HeadJudge interface {
+	// Beyond is called for a cursor that lies beyond the head of a feed that has
+	// just been refreshed. nil says that there is no such place in the stream.
+	// ErrHeadUnknown: nobody can say that now; what comes will, since whoever goes
+	// on with the stream covers what its last owner may have said, or ends it.
+	// ErrSuperseded: the stream went on otherwise than the feed has it; the feed
+	// is gone, and the stream is to be opened again.
+	Beyond(ctx context.Context, feed *Feed, cursor uint64) error
+}
+
+// What a HeadJudge says.
+var (
+	ErrHeadUnknown = errors.New("nobody knows the stream's head now")
+	ErrSuperseded  = errors.New("the stream went on otherwise")
+)
 
 // FeedLimits bound the memory of feeds. Zero values mean the defaults.
 type FeedLimits struct {
@@ -122,20 +143,6 @@ func (fs *Feeds) Disown(f *Feed) {
 	defer fs.mu.Unlock()
 	f.owned = false
 	f.used = time.Now()
-}
-
-// Follow gives a feed that was created here, and disowned, the stop of a Source
-// that follows it from now on. It is called at once if the feed is gone already.
-func (fs *Feeds) Follow(f *Feed, stop func()) {
-	fs.mu.Lock()
-	current := fs.feeds[f.id] == f
-	if current {
-		f.stop = stop
-	}
-	fs.mu.Unlock()
-	if !current {
-		stop()
-	}
 }
 
 // Open returns the stream's feed and holds it until Release. However many ask
@@ -262,16 +269,15 @@ func (fs *Feeds) sweep(now time.Time) {
 			dropped = append(dropped, f)
 		}
 	}
-	for _, f := range dropped {
+	stops := make([]func(), len(dropped))
+	for i, f := range dropped {
 		delete(fs.feeds, f.id)
+		stops[i], f.stop = f.stop, nil
 	}
 	fs.mu.Unlock()
 
-	for _, f := range dropped {
-		if f.stop != nil {
-			f.stop()
-		}
-		fs.bytes.Add(-int64(f.window.Load().bytes))
+	for i, f := range dropped {
+		fs.forget(f, stops[i])
 		fs.drops.Add(1)
 	}
 }

@@ -85,7 +85,10 @@ type Options struct {
 	// AllowOrigin decides whether a browser page may open a WebSocket. Where it
 	// is nil only pages of the server's own host may.
 	AllowOrigin func(*http.Request) bool
-	Metrics     Metrics
+	// Viewers counts the clients that watch a stream on other nodes; nil where
+	// there are none. It may take some hundred milliseconds.
+	Viewers func(ctx context.Context, stream string) int
+	Metrics Metrics
 	Logger      zerolog.Logger
 }
 
@@ -127,6 +130,7 @@ type Hub struct {
 
 	draining atomic.Bool
 	drained  chan struct{} // closed when draining begins
+	window   time.Duration // over which clients are asked to move; set before drained is closed
 	places   atomic.Int64  // connections that were admitted and have not left
 	now      atomic.Int64  // sinceStart, as of the heart's last tick
 
@@ -199,14 +203,19 @@ func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript,
 	}
 }
 
-// Metadata returns what the stream's events say in short.
+// Metadata returns what the stream's events say in short. While it runs, its
+// viewers are those on all nodes.
 func (h *Hub) Metadata(ctx context.Context, stream string) (protocol.Metadata, error) {
 	f, err := h.feeds.Open(ctx, stream, h.source)
 	if err != nil {
 		return protocol.Metadata{}, err
 	}
 	defer h.feeds.Release(f)
-	return f.Metadata(), nil
+	m := f.Metadata()
+	if h.opts.Viewers != nil && m.State == protocol.StateRunning {
+		m.Viewers += h.opts.Viewers(ctx, stream)
+	}
+	return m, nil
 }
 
 // admit gives a connection its place, or says why it can't have one. Whoever
@@ -282,9 +291,7 @@ func (h *Hub) heart() {
 // Drain asks every client to move to another node, or to come back later,
 // spread over the window, and waits until they are gone or ctx ends.
 func (h *Hub) Drain(ctx context.Context, window time.Duration) {
-	if h.draining.CompareAndSwap(false, true) {
-		close(h.drained)
-	}
+	h.beginDrain(window)
 	h.mu.Lock()
 	sessions := slices.Collect(maps.Keys(h.sessions))
 	h.mu.Unlock()
@@ -305,11 +312,18 @@ func (h *Hub) Drain(ctx context.Context, window time.Duration) {
 	}
 }
 
-// Close ends every connection at once and waits for all goroutines.
-func (h *Hub) Close() {
+// beginDrain lets nobody in any more. Polls that wait are answered over the
+// window.
+func (h *Hub) beginDrain(window time.Duration) {
 	if h.draining.CompareAndSwap(false, true) {
+		h.window = window
 		close(h.drained)
 	}
+}
+
+// Close ends every connection at once and waits for all goroutines.
+func (h *Hub) Close() {
+	h.beginDrain(0)
 	h.mu.Lock()
 	h.closed = true
 	sessions := slices.Collect(maps.Keys(h.sessions))

@@ -2,6 +2,8 @@ package hub
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -34,6 +36,10 @@ func (p *poll) wait(ctx context.Context) bool {
 
 // ServeLongPoll answers with the events after the cursors, as soon as there is
 // one, or with none when wait is over. single is as in ServeSSE.
+//
+// A poll that waits when the node begins to drain is answered within the
+// drain's window, with a hint when to ask again, and its connection is closed,
+// so that the next one may find another node.
 func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool, wait time.Duration) {
 	if err := h.admit(); err != nil {
 		h.refuse(w, r, err)
@@ -72,8 +78,14 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 		reason = "client_gone"
 		return
 	}
-	sc.buf = appendPoll(sc.buf[:0], &sc.batch, subs, single)
 	head := w.Header()
+	var move time.Duration
+	if h.draining.Load() && !allDone(subs) {
+		reason, move = "drain", h.reconnectDelay()
+		head.Set("Connection", "close")
+		head.Set("Retry-After", strconv.FormatInt(int64((move+time.Second-1)/time.Second), 10))
+	}
+	sc.buf = appendPoll(sc.buf[:0], &sc.batch, subs, single, move)
 	head.Set("Content-Type", "application/json")
 	head.Set("Cache-Control", "no-store")
 	head.Set("Content-Length", strconv.Itoa(len(sc.buf)))
@@ -97,7 +109,8 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 }
 
 // pollEvents fills b, waiting while there is nothing, and then a moment longer.
-// It returns when ctx or the hub ends, too.
+// It returns when ctx or the hub ends, too, and in a drain at some time within
+// its window: those who poll are not to come back all together.
 func (h *Hub) pollEvents(ctx context.Context, b *batch, subs []*subscription, p *poll) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -106,13 +119,17 @@ func (h *Hub) pollEvents(ctx context.Context, b *batch, subs []*subscription, p 
 	defer linger.Stop()
 
 	lingering := false
+	drained, leave := h.drained, (<-chan time.Time)(nil)
 	for {
 		// History is read although the wait may be over: what there is, is told.
 		full, err := h.gather(h.ctx, b, subs, 0, h.opts.PollBytes, true)
+		if errors.Is(err, errBeyondEnd) {
+			return nil // the next poll is told what is wrong
+		}
 		if err != nil {
 			return err
 		}
-		if full || allDone(subs) || h.draining.Load() {
+		if full || allDone(subs) {
 			return nil
 		}
 		if len(b.items) > 0 && !lingering {
@@ -127,15 +144,25 @@ func (h *Hub) pollEvents(ctx context.Context, b *batch, subs []*subscription, p 
 		case <-p.woken:
 		case <-over:
 			return nil
-		case <-h.drained:
+		case <-drained:
+			if h.window <= 0 {
+				return nil
+			}
+			drained = nil
+			moves := time.NewTimer(rand.N(h.window))
+			defer moves.Stop()
+			leave = moves.C
+		case <-leave:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// appendPoll appends a protocol.Poll. Its events are forwarded as they are.
-func appendPoll(buf []byte, b *batch, subs []*subscription, single bool) []byte {
+// appendPoll appends a protocol.Poll. Its events are forwarded as they are. Where
+// move is not 0 the client is told to ask again after that time, and not before.
+func appendPoll(buf []byte, b *batch, subs []*subscription, single bool, move time.Duration) []byte {
 	buf = append(buf, `{"events":[`...)
 	for i := range b.items {
 		if i > 0 {
@@ -151,6 +178,10 @@ func appendPoll(buf []byte, b *batch, subs []*subscription, single bool) []byte 
 	}
 	buf = append(buf, `","done":`...)
 	buf = strconv.AppendBool(buf, allDone(subs))
+	if move > 0 {
+		buf = append(buf, `,"retry_after_ms":`...)
+		buf = strconv.AppendInt(buf, move.Milliseconds(), 10)
+	}
 	return append(buf, "}\n"...)
 }
 

@@ -42,6 +42,10 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 	subs, err := h.subscribeAll(r.Context(), cursors, s)
 	if err != nil {
 		s.cancel()
+		if e := protocol.AsError(err); r.Method == http.MethodGet && e.Retryable && e.Status >= http.StatusInternalServerError {
+			h.sendAway(w) // its owner or the store is away for a moment
+			return
+		}
 		h.refuse(w, r, err)
 		return
 	}

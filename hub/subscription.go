@@ -19,20 +19,12 @@ type subscription struct {
 // subscribe opens the stream, checks the cursor and makes by a watcher. The
 // caller must wake itself, since the feed may already be ahead of the cursor.
 func (h *Hub) subscribe(ctx context.Context, c protocol.Cursor, by watcher) (*subscription, error) {
-	f, err := h.feeds.Open(ctx, c.Stream, h.source)
+	f, err := h.open(ctx, c)
+	if errors.Is(err, ErrSuperseded) {
+		f, err = h.open(ctx, c)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if head, _ := f.Head(); c.After > head {
-		// The client may have been served by a node that is ahead of this one.
-		if err := h.source.Refresh(ctx, f); err != nil {
-			h.feeds.Release(f)
-			return nil, err
-		}
-		if head, _ := f.Head(); c.After > head {
-			h.feeds.Release(f)
-			return nil, protocol.Errorf(protocol.CodeInvalidCursor, "cursor %d is beyond the head %d of stream %s", c.After, head, c.Stream)
-		}
 	}
 	sub := &subscription{feed: f, by: by, after: c.After}
 	if _, inMemory := f.Events(c.After); !inMemory {
@@ -45,6 +37,36 @@ func (h *Hub) subscribe(ctx context.Context, c protocol.Cursor, by watcher) (*su
 	}
 	f.watch(by)
 	return sub, nil
+}
+
+// open opens the cursor's stream, and makes sure that the cursor is not beyond
+// its head, as far as anybody can know that.
+func (h *Hub) open(ctx context.Context, c protocol.Cursor) (*Feed, error) {
+	f, err := h.feeds.Open(ctx, c.Stream, h.source)
+	if err != nil {
+		return nil, err
+	}
+	if head, _ := f.Head(); c.After <= head {
+		return f, nil
+	}
+	// The client may have been served by a node that is ahead of this one.
+	if err = h.source.Refresh(ctx, f); err == nil {
+		head, _ := f.Head()
+		if c.After <= head {
+			return f, nil
+		}
+		if judge, ok := h.source.(HeadJudge); ok {
+			err = judge.Beyond(ctx, f, c.After)
+		}
+		if errors.Is(err, ErrHeadUnknown) {
+			return f, nil // it waits for what covers its cursor
+		}
+		if err == nil {
+			err = protocol.Errorf(protocol.CodeInvalidCursor, "cursor %d is beyond the head %d of stream %s", c.After, head, c.Stream)
+		}
+	}
+	h.feeds.Release(f)
+	return nil, err
 }
 
 // subscribeAll subscribes to several streams, or to none of them.
@@ -75,7 +97,7 @@ func (h *Hub) unsubscribeAll(subs []*subscription) {
 // done reports whether everything was gathered, the terminal event included.
 func (sub *subscription) done() bool {
 	w := sub.feed.window.Load()
-	return w.ended && sub.after >= w.head
+	return w.ended && sub.after == w.head
 }
 
 func allDone(subs []*subscription) bool {
@@ -108,8 +130,8 @@ func (b *batch) reset() {
 
 // gather fills b with what follows the cursors of subs, up to budget bytes, and
 // moves the cursors. start says which subscription is asked first, so that one
-// that always has more can't starve the others. full says that no more fitted. It waits only to read history, and returns
-// errWouldWait where it may not.
+// that always has more can't starve the others. full says that no more fitted.
+// It waits only to read history, and returns errWouldWait where it may not.
 func (h *Hub) gather(ctx context.Context, b *batch, subs []*subscription, start, budget int, mayWait bool) (full bool, err error) {
 	for i := range subs {
 		sub := subs[(start+i)%len(subs)]
@@ -125,6 +147,9 @@ func (h *Hub) gather(ctx context.Context, b *batch, subs []*subscription, start,
 				}
 			}
 			if len(entries) == 0 {
+				if w.ended && sub.after > w.head {
+					return false, errBeyondEnd
+				}
 				break
 			}
 			b.lag = max(b.lag, w.head-sub.after)
@@ -138,6 +163,10 @@ func (h *Hub) gather(ctx context.Context, b *batch, subs []*subscription, start,
 	}
 	return false, nil
 }
+
+// errBeyondEnd says that a stream has ended before a cursor that was taken
+// without proof (ErrHeadUnknown). Whoever asks with it again is judged anew.
+var errBeyondEnd = protocol.Errorf(protocol.CodeInvalidCursor, "the stream ended before the cursor")
 
 // errWouldWait says that history would have to be read.
 var errWouldWait = errors.New("history would have to be read")

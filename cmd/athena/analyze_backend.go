@@ -155,8 +155,9 @@ func startInProcess(ctx context.Context, env *environment, file string, log zero
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	// Nobody but this process can connect.
+	// Nobody but this process can connect, and it joins nobody.
 	cfg.APIKey, cfg.APIKeyFile = nil, ""
+	cfg.ClusterName, cfg.NatsURL = "", ""
 	n, err := newNode(ctx, cfg, log)
 	if err != nil {
 		return nil, fmt.Errorf("start the analyser: %w", err)

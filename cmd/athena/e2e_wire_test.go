@@ -318,6 +318,9 @@ type sseConn struct {
 	res  *http.Response
 	r    *bufio.Reader
 	gone bool // 204: nothing will follow
+	// retry is how long the server tells the client to wait before it comes
+	// again.
+	retry time.Duration
 }
 
 // openSSE gets an event stream and reads its welcome.
@@ -351,6 +354,12 @@ func readSSE(t *tap, res *http.Response) (*sseConn, error) {
 		l.close(true)
 		return nil, err
 	}
+	ms, err := strconv.Atoi(f.retry)
+	if err != nil {
+		l.close(true)
+		return nil, &malformedError{fmt.Sprintf("a time to retry of %q", f.retry)}
+	}
+	l.retry = time.Duration(ms) * time.Millisecond
 	return l, nil
 }
 

@@ -3,6 +3,7 @@
 //
 //	athena serve     runs a node
 //	athena analyze   analyses a file and shows the answer as it comes
+//	athena cluster   shows and tends several nodes
 //	athena version   tells the version
 package main
 
@@ -32,6 +33,7 @@ var version string
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run a node: the API, the page and the three transports."`
 	Analyze analyzeCommand `cmd:"" help:"Analyse a file and show the answer as it comes."`
+	Cluster clusterCommand `cmd:"" help:"Show and tend a cluster of nodes."`
 	Version versionCommand `cmd:"" help:"Tell the version."`
 }
 

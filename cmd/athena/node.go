@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,6 +14,7 @@ import (
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cache"
+	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/internal/resilience"
@@ -29,51 +29,35 @@ import (
 type node struct {
 	cfg       *config.Serve
 	log       zerolog.Logger
+	metrics   *telemetry.Metrics
+	started   time.Time
 	bus       *backbone.Backbone
 	feeds     *hub.Feeds
 	streams   *stream.Node
 	upstreams *upstreams
 	checkups  *checkups
 	analyses  *analysis.Service
+	jobs      *jobs
 	hub       *hub.Hub
 	server    *gateway.Server
+
+	// Of a node among others; nil where it is alone.
+	cluster    *cluster.Cluster
+	stopStarts func()
 }
 
 // newNode makes a node that is ready to serve: what an earlier process left
 // unfinished is ended.
 func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *node, err error) {
-	n := &node{cfg: cfg, log: log}
+	n := &node{cfg: cfg, log: log, started: time.Now(), metrics: telemetry.NewMetrics(buildVersion())}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close(ctx))
 		}
 	}()
-	metrics := telemetry.NewMetrics(buildVersion())
-
-	n.bus, err = backbone.Open(ctx, backbone.Options{
-		DataDir: filepath.Clean(cfg.DataDir), Node: cfg.Node,
-		LogMaxAge: cfg.HistoryAge, LogMaxBytes: int64(cfg.HistoryBytes), LogMaxBytesPerStream: int64(cfg.HistoryStreamBytes),
-		OnDrop: func(id string, _ int) { n.streams.Dropped(id) },
-		Logger: log.With().Str("part", "backbone").Logger(),
-	})
-	if err != nil {
+	if err = n.openStreams(ctx); err != nil {
 		return nil, err
 	}
-	n.feeds = hub.NewFeeds(hub.FeedLimits{FeedBytes: int(cfg.FeedBytes), TotalBytes: int64(cfg.FeedsBytes)})
-	metrics.ObserveFeeds(n.feeds.Len, n.feeds.Bytes, n.feeds.Evicted)
-	n.streams = stream.New(n.feeds, n.bus, stream.Options{
-		Node: cfg.Node, Sole: true,
-		CoalesceWindow: cfg.CoalesceWindow, BatchInterval: cfg.BatchInterval, BatchBytes: int(cfg.BatchBytes),
-		Metrics: metrics, Logger: log.With().Str("part", "streams").Logger(),
-	})
-	ended, err := n.streams.Recover(ctx)
-	if err != nil { // the others can be served
-		log.Error().Err(err).Msg("not every stream of the process before this one could be ended")
-	}
-	if ended > 0 {
-		log.Warn().Int("streams", ended).Msg("the process before this one died; the analyses it was running have failed")
-	}
-
 	if n.upstreams, err = newUpstreams(cfg); err != nil {
 		return nil, err
 	}
@@ -81,7 +65,7 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		return nil, err
 	}
 	n.checkups = newCheckups(n.upstreams.entries, cfg.HealthInterval, log.With().Str("part", "providers").Logger())
-	n.analyses = analysis.New(analysis.Options{
+	o := analysis.Options{
 		Providers: n.upstreams.entries,
 		Streams: analysis.StreamsFunc(func(ctx context.Context, id string) (analysis.Writer, error) {
 			w, err := n.streams.Create(ctx, id)
@@ -104,11 +88,72 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Pool:         resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits: accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
 		Keys:         n.bus, Cache: answers(cfg),
-		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{metrics, log.With().Str("part", "providers").Logger()},
-	})
-	metrics.ObserveProviders(n.providerGauges, n.poolGauges)
-	return n, n.serveHTTP(metrics)
+		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger()},
+	}
+	if cfg.Clustered() {
+		o.Sharing, o.HandOver = sharing{n.bus}, cfg.Takeover
+		if cfg.Takeover {
+			o.Requests = requests{n.bus}
+		}
+	}
+	n.analyses = analysis.New(o)
+	n.jobs = &jobs{n}
+	n.metrics.ObserveProviders(n.providerGauges, n.poolGauges)
+	if err = n.serveHTTP(); err != nil {
+		return nil, err
+	}
+	if cfg.Clustered() {
+		err = n.joinOthers(ctx)
+	}
+	return n, err
 }
+
+// openStreams opens the bus, and the streams that it carries. What an earlier
+// process of a node that is alone left unfinished is ended; among several the
+// cluster sees to that.
+func (n *node) openStreams(ctx context.Context) error {
+	cfg, log := n.cfg, n.log
+	o, err := backboneOptions(cfg)
+	if err != nil {
+		return err
+	}
+	o.OnDrop = func(id string, _ int) { n.streams.Dropped(id) }
+	o.Logger = log.With().Str("part", "backbone").Logger()
+	if n.bus, err = backbone.Open(ctx, o); err != nil {
+		return err
+	}
+	n.feeds = hub.NewFeeds(hub.FeedLimits{FeedBytes: int(cfg.FeedBytes), TotalBytes: int64(cfg.FeedsBytes)})
+	n.metrics.ObserveCluster(func() int { return n.others() + 1 }, n.bus.StoreUp, n.bus.Dropped)
+	n.metrics.ObserveFeeds(n.feeds.Len, n.feeds.Bytes, n.feeds.Evicted)
+	n.streams = stream.New(n.feeds, n.bus, stream.Options{
+		Node: cfg.Node, Sole: !cfg.Clustered(), Peers: n.others,
+		OnCancel: func(ctx context.Context, id string) error {
+			return n.analyses.Cancel(ctx, id, protocol.CancelClient)
+		},
+		CoalesceWindow: cfg.CoalesceWindow, BatchInterval: cfg.BatchInterval, BatchBytes: int(cfg.BatchBytes),
+		Metrics: n.metrics, Logger: log.With().Str("part", "streams").Logger(),
+	})
+	if cfg.Clustered() {
+		return nil
+	}
+	ended, err := n.streams.Recover(ctx)
+	if err != nil { // the others can be served
+		log.Error().Err(err).Msg("not every stream of the process before this one could be ended")
+	}
+	if ended > 0 {
+		log.Warn().Int("streams", ended).Msg("the process before this one died; the analyses it was running have failed")
+	}
+	return nil
+}
+
+// others is how many other nodes are up.
+func (n *node) others() int {
+	if n.cluster == nil {
+		return 0
+	}
+	return n.cluster.Others()
+}
+
 
 // jitter is the part of a wait by which it may be longer or shorter, so that
 // those who failed together don't come back together.
@@ -132,8 +177,8 @@ func recovery(cfg *config.Serve) map[protocol.Code]analysis.Strategy {
 }
 
 // serveHTTP makes the floors that clients see.
-func (n *node) serveHTTP(metrics *telemetry.Metrics) error {
-	cfg := n.cfg
+func (n *node) serveHTTP() error {
+	cfg, metrics := n.cfg, n.metrics
 	configured, err := cfg.Keys()
 	if err != nil {
 		return err
@@ -150,20 +195,19 @@ func (n *node) serveHTTP(metrics *telemetry.Metrics) error {
 	if err != nil {
 		return err
 	}
-	jobs := &jobs{service: n.analyses, metrics: metrics}
-	commands := &gateway.Commands{Analyses: jobs, Auth: callers}
+	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers}
 	n.hub = hub.New(n.feeds, n.streams, hub.Options{
 		Node: cfg.Node, Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, ReconnectDelay: cfg.ReconnectDelay,
 		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
 		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
 		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
-		Commands:        commands, AllowOrigin: origins.Allowed, Metrics: metrics,
+		Commands:        commands, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
 		Logger: n.log.With().Str("part", "hub").Logger(),
 	})
 	commands.Metadata = n.hub.Metadata
 	g, err := gateway.New(gateway.Options{
-		Analyses: jobs, Streams: n.hub, Auth: callers, Origins: origins,
-		Providers: n.listProviders, Ready: n.bus.Ping, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
+		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:       n.log.With().Str("part", "http").Logger(),
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
 		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
@@ -188,19 +232,43 @@ func (n *node) serve(ln net.Listener) error {
 // until ctx ends. What is left then is cut off. Everything is stored and all
 // goroutines have ended when it returns.
 func (n *node) shutdown(ctx context.Context) error {
-	err := n.server.Shutdown(ctx,
-		func(ctx context.Context) error {
-			ctx, cancel := portion(ctx, 0.7)
-			defer cancel()
-			return n.analyses.Drain(ctx)
-		},
-		func(ctx context.Context) error {
-			ctx, cancel := portion(ctx, 0.5)
-			defer cancel()
-			n.hub.Drain(ctx, drainWindow(ctx))
-			return nil
-		})
+	drainAnalyses := func(ctx context.Context) error {
+		ctx, cancel := portion(ctx, 0.7)
+		defer cancel()
+		return n.analyses.Drain(ctx)
+	}
+	drainHub := func(ctx context.Context) {
+		ctx, cancel := portion(ctx, 0.5)
+		defer cancel()
+		n.hub.Drain(ctx, drainWindow(ctx))
+	}
+	if n.cluster == nil {
+		err := n.server.Shutdown(ctx, drainAnalyses, func(ctx context.Context) error { drainHub(ctx); return nil })
+		return errors.Join(err, n.close(ctx))
+	}
+	err := n.cluster.Leave(ctx)
+	err = errors.Join(err, n.server.Shutdown(ctx, func(ctx context.Context) error {
+		// Analyses go on, and can be watched from the other nodes, where the
+		// clients go once balancers have turned to them.
+		drained := make(chan error, 1)
+		go func() { drained <- drainAnalyses(ctx) }()
+		pause(ctx, n.cfg.DrainDelay)
+		drainHub(ctx)
+		return <-drained
+	}))
 	return errors.Join(err, n.close(ctx))
+}
+
+// pause waits for d, but no more than a fifth of what is left of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := portion(ctx, 0.2)
+	defer cancel()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // close stops the parts that were made, the last first. What is left to do is
@@ -225,8 +293,14 @@ func (n *node) close(ctx context.Context) error {
 	if n.upstreams != nil {
 		n.upstreams.close()
 	}
+	if n.stopStarts != nil {
+		n.stopStarts()
+	}
 	if n.streams != nil {
 		step(n.streams.Close)
+	}
+	if n.cluster != nil { // once nothing is left that others would have to look after
+		step(n.cluster.Close)
 	}
 	if n.feeds != nil {
 		n.feeds.Close()
@@ -271,23 +345,43 @@ func (n *node) dialect(name string) string {
 }
 
 // jobs is the gateway's view of the analyses.
-type jobs struct {
-	service *analysis.Service
-	metrics *telemetry.Metrics
-}
+type jobs struct{ n *node }
 
 func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
-	id, created, err = j.service.Start(ctx, req, analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner})
-	if err == nil && created {
-		j.metrics.AnalysisStarted()
+	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner}
+	id, created, err = j.startHere(ctx, req, options)
+	if err != nil && protocol.AsError(err).Code == protocol.CodeDraining {
+		if id, created, ok := j.n.startElsewhere(ctx, req, options); ok {
+			return id, created, nil
+		}
 	}
 	return id, created, err
 }
 
-// Cancel cancels a job. Whether the stream exists at all has been looked up.
+func (j *jobs) startHere(ctx context.Context, req *protocol.Request, o analysis.StartOptions) (id string, created bool, err error) {
+	id, created, err = j.n.analyses.Start(ctx, req, o)
+	if err == nil && created {
+		j.n.metrics.AnalysisStarted()
+	}
+	return id, created, err
+}
+
+// Cancel cancels a job, on whichever node it runs. Whether the stream exists at
+// all, and runs, has been looked up.
 func (j *jobs) Cancel(ctx context.Context, id string) error {
-	if err := j.service.Cancel(ctx, id, protocol.CancelClient); !errors.Is(err, analysis.ErrNotRunning) {
+	err := j.n.analyses.Cancel(ctx, id, protocol.CancelClient)
+	if !errors.Is(err, analysis.ErrNotRunning) {
 		return err
 	}
-	return nil
+	if j.n.cluster == nil {
+		return nil // it has just ended
+	}
+	err = j.n.streams.Cancel(ctx, id)
+	if errors.Is(err, backbone.ErrNoOwner) {
+		if f, openErr := j.n.hub.Metadata(ctx, id); openErr == nil && f.State != protocol.StateRunning {
+			return nil // meanwhile it has ended
+		}
+		return protocol.Errorf(protocol.CodeServiceUnavailable, "the analysis is on its way from one node to another; cancel it again").WithRetryAfter(time.Second)
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,7 @@ const keptNotes = 60
 // happen to a connection. It belongs to one goroutine.
 type tortureClient struct {
 	world   *torture
+	at      string // where it connects to; "" for where all do
 	number  int
 	decide  *rand.Rand
 	views   []*view
@@ -67,6 +69,9 @@ func (c *tortureClient) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.views = slices.DeleteFunc(c.views, (*view).ended)
 		d := nextRound(c.decide)
+		if c.world.hurry != nil {
+			c.world.hurry(&d)
+		}
 		if c.world.isCalm() {
 			if len(c.views) == 0 {
 				return
@@ -138,7 +143,7 @@ func (c *tortureClient) round(ctx context.Context, d *round) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l, err := open(ctx, d.transport, target{url: c.world.address(), receive: d.receive}, cursors)
+	l, err := open(ctx, d.transport, target{url: cmp.Or(c.at, c.world.victim.address()), receive: d.receive}, cursors)
 	if err != nil {
 		return c.lost(ctx, err)
 	}
@@ -249,10 +254,7 @@ func (c *tortureClient) told(m *protocol.Message) (over bool, err error) {
 	switch m.Type {
 	case protocol.MessageError:
 		c.note("is told %s of %s", m.Error.Code, m.Stream)
-		if m.Error.Code == protocol.CodeDraining || m.Error.Code == protocol.CodeOverloaded {
-			return true, nil
-		}
-		return true, promiseBroken("stream %s: the server answers with %v", m.Stream, m.Error)
+		return true, c.refused(m.Error, m.Stream)
 	case protocol.MessageSubscribed:
 		for _, v := range c.views {
 			if v.stream.id == m.Stream && (m.Head == nil || *m.Head < v.transcript.Cursor()) {
@@ -280,14 +282,10 @@ func (c *tortureClient) lost(ctx context.Context, cause error) error {
 		return m
 	}
 	if r, ok := errors.AsType[*refusedError](cause); ok {
-		c.world.count(func(n *counts) { n.refused++ })
-		if r.error.Code == protocol.CodeDraining || r.error.Code == protocol.CodeOverloaded {
-			return nil
-		}
-		return promiseBroken("the server answers %v", r)
+		return c.refused(r.problem(), "")
 	}
 	if e, ok := errors.AsType[*net.OpError](cause); ok && e.Op == "dial" {
-		c.world.waitUp(ctx)
+		c.world.victim.recovered(ctx)
 	}
 	if code := websocket.CloseStatus(cause); code != -1 && protocol.CloseActionOf(int(code)) != protocol.ActionReconnect {
 		return promiseBroken("the server closed the connection with %d", code)
@@ -299,6 +297,30 @@ func (c *tortureClient) lost(ctx context.Context, cause error) error {
 		}
 	})
 	return nil
+}
+
+// refused takes the error that a stream was refused with, or, where the stream
+// is "", any of those that the client watches. It returns one if that may not
+// happen. A stream that nobody knows any more is watched no longer.
+func (c *tortureClient) refused(e *protocol.Error, stream string) error {
+	c.world.count(func(n *counts) { n.refused++ })
+	if e.Code == protocol.CodeStreamNotFound {
+		i := slices.IndexFunc(c.views, func(v *view) bool {
+			return (stream == "" || v.stream.id == stream) && c.world.victim.mayRefuse(v.stream, e)
+		})
+		if i < 0 {
+			return promiseBroken("stream %s: the server answers with %v", stream, e)
+		}
+		c.views = slices.Delete(c.views, i, i+1)
+		c.world.count(func(n *counts) { n.vanished++ })
+		return nil
+	}
+	for _, v := range c.views {
+		if (stream == "" || v.stream.id == stream) && c.world.victim.mayRefuse(v.stream, e) {
+			return nil
+		}
+	}
+	return promiseBroken("stream %s: the server answers with %v", stream, e)
 }
 
 // apply takes one event.

@@ -21,6 +21,7 @@ const (
 	decidesClient uint64 = 1 << (32 + iota)
 	decidesScript
 	decidesNode
+	decidesFaults
 )
 
 func decisions(seed, part uint64, number int) *rand.Rand {

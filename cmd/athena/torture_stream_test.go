@@ -12,13 +12,10 @@ import (
 	"github.com/athena-hub/athena/protocol"
 )
 
-// lostEnd is how long before a kill an end may have been seen that the store
-// never got: the node dies between telling its clients and writing it down.
-const lostEnd = 2 * time.Second
-
 // A tortureStream is what all clients together know of one stream.
 type tortureStream struct {
 	id      string
+	number  int // of the job that was asked for
 	started time.Time
 	world   *torture
 
@@ -32,6 +29,7 @@ type tortureStream struct {
 type streamEnd struct {
 	event *protocol.Event
 	json  []byte
+	calm  bool // somebody was told after the calm had come
 }
 
 // A promiseBrokenError says that a promise was broken.
@@ -156,33 +154,43 @@ func (s *tortureStream) ended(t *protocol.Transcript) error {
 			return promiseBroken("the stream was cancelled by %q, which can't happen here", c.By)
 		}
 	}
+	calm := s.world.isCalm()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, known := range s.ends {
-		if bytes.Equal(known.json, raw) {
+	for i := range s.ends {
+		if known := &s.ends[i]; bytes.Equal(known.json, raw) {
+			known.calm = known.calm || calm
 			return nil
 		}
 	}
-	s.ends = append(s.ends, streamEnd{e, raw})
+	s.ends = append(s.ends, streamEnd{e, raw, calm})
 	s.world.count(func(c *counts) {
 		c.seenEnded++
 		if e.Type == protocol.TypeFailed {
 			c.seenLost++
 		}
 	})
-	if len(s.ends) == 1 {
-		return nil
+	for _, known := range s.ends[:len(s.ends)-1] {
+		if !s.world.victim.mayDiffer(s, known.event, e) {
+			return promiseBroken("P4: the stream ends with %s for this client and with %s for another", raw, known.json)
+		}
 	}
-	// Two ends are right only where one was told, but not stored, by a node
-	// that was killed then.
-	told, lasts := s.ends[0], s.ends[1]
-	if told.event.Type == protocol.TypeFailed {
-		told, lasts = lasts, told
+	if len(s.ends) > 1 {
+		s.world.count(func(c *counts) { c.lostEnds++ })
 	}
-	if len(s.ends) > 2 || lasts.event.Type != protocol.TypeFailed || told.event.Type == protocol.TypeFailed || !s.world.killedAfter(told.event.Time) {
-		return promiseBroken("P4: the stream ends with %s for this client and with %s for another", raw, s.ends[0].json)
+	return nil
+}
+
+// lasts checks that no client was told another end than the one of the log,
+// which e is, after the calm had come.
+func (s *tortureStream) lasts(e *protocol.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.ends {
+		if known := &s.ends[i]; known.calm && (known.event.Seq != e.Seq || known.event.Type != e.Type) {
+			return promiseBroken("P4: the stream ends with %s %d..%d in the log, and with %s for a client after the calm", e.Type, e.First, e.Seq, known.json)
+		}
 	}
-	s.world.count(func(c *counts) { c.lostEnds++ })
 	return nil
 }
 

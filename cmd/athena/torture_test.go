@@ -1,17 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,25 +27,57 @@ const (
 // errTooLate is why the torture's context ends after calmTime.
 var errTooLate = errors.New("the torture does not come to its end")
 
-// A torture is a node under attack.
+// A torture is something under attack, and the clients that watch.
 type torture struct {
 	seed     uint64
-	addr     string
-	dir      string
+	victim   victim
 	upstream *providertest.Upstream
+	clients  int
+	// hurry makes rounds shorter; nil leaves them as they are.
+	hurry func(*round)
+	// keyed starts every second analysis with a key, and asks again with it.
+	keyed bool
 
-	calm   chan struct{} // closed when the attacks end
+	over   chan struct{} // closed when no new attack is to begin
+	calm   chan struct{} // closed when the attacks have ended
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex
-	process *process         // guarded by mu; nil while there is none
-	up      chan struct{}    // guarded by mu: closed while there is one
 	streams []*tortureStream // guarded by mu
 	jobs    []*tortureJob    // guarded by mu, by number
-	asked   map[int]int      // guarded by mu: calls of the upstream, by job
-	kills   []time.Time      // guarded by mu
+	asked   map[int][]ask    // guarded by mu: calls of the upstream, by job
 	counts  counts           // guarded by mu
 	errs    []error          // guarded by mu
+}
+
+// An ask is one call of the upstream: which node made it, as far as its key
+// says, and when.
+type ask struct {
+	node string
+	at   time.Time
+}
+
+// A victim is what is attacked: one node, or several.
+type victim interface {
+	// address is where clients connect to.
+	address() string
+	// attack hurts it until the calm, and leaves it whole. An error ends the
+	// torture.
+	attack(ctx context.Context) error
+	// recovered waits until there is something to connect to, where there was
+	// nothing: to try again and again would only take the time that it needs to
+	// start.
+	recovered(ctx context.Context)
+	// mayDiffer reports whether a stream may have ended with one of these events
+	// for one client and with the other for another.
+	mayDiffer(s *tortureStream, one, other *protocol.Event) bool
+	// mayRefuse reports whether a client may be refused with this error: the
+	// stream, or, where that is nil, a new one. An answer that is not Athena's
+	// has only a status.
+	mayRefuse(s *tortureStream, e *protocol.Error) bool
+	// mayForget reports whether an idempotency key may be forgotten that was
+	// given since.
+	mayForget(since time.Time) bool
 }
 
 // counts say what happened, so that a torture that hurt nobody fails.
@@ -61,12 +90,13 @@ type counts struct {
 	switches, rewinds, resubscriptions int
 	dropped, slow, pauses              int
 	losses, refused, moved             int // connections that ended by the server's doing
+	vanished, notStarted               int // streams that nobody has stored, analyses that nobody took
 	// What they saw. ahead is how often a client was told the end of a stream
 	// of which it knew more than the log.
 	events, merged, ahead int
 	seenEnded, seenLost   int
 	lostEnds              int
-	// How the streams ended, by the audit.
+	// How the streams ended, by the first audit.
 	completed, ownerLost, cancelled int
 }
 
@@ -84,12 +114,26 @@ func (w *torture) fail(err error) {
 	w.cancel(err)
 }
 
-func (w *torture) isCalm() bool {
+func (w *torture) isOver() bool { return closed(w.over) }
+
+func (w *torture) isCalm() bool { return closed(w.calm) }
+
+func closed(c <-chan struct{}) bool {
 	select {
-	case <-w.calm:
+	case <-c:
 		return true
 	default:
 		return false
+	}
+}
+
+// restUntilOver waits, unless the attacks are over before.
+func (w *torture) restUntilOver(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-w.over:
+	case <-ctx.Done():
 	}
 }
 
@@ -117,255 +161,75 @@ func (w *torture) jobOf(number int) *tortureJob {
 	return w.jobs[number]
 }
 
-// killedAfter reports whether a node was killed so soon after t that it may
-// not have stored what it said then.
-func (w *torture) killedAfter(t time.Time) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, k := range w.kills {
-		if d := k.Sub(t); d >= 0 && d <= lostEnd {
-			return true
-		}
-	}
-	return false
-}
+// auditTime bounds an audit.
+const auditTime = 2 * time.Minute
 
-// start starts the node, at its address and with its data.
-func (w *torture) start() error {
-	// Claude is asked first, and openai where it fails.
-	p, _, err := launch(append(openAIAt(w.upstream), anthropicAt(w.upstream)...), "--listen", w.addr, "--data-dir", w.dir,
-		"--coalesce-window", "2ms", "--reconnect-delay", "20ms", "--heartbeat", "1s", "--write-timeout", "1s",
-		// Small, so that messages are many and history is read from disk.
-		"--message-bytes", "4KiB", "--poll-bytes", "16KiB", "--feed-bytes", "64KiB", "--feeds-bytes", "1MiB",
-		"--breaker-failures", "1000", "--retry-backoff", "20ms", "--retry-budget", "1", "--drain-timeout", "1500ms")
-	if err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.process = p
-	close(w.up)
-	return nil
-}
-
-// waitUp waits until there is a node, where there was none to connect to: to
-// try again and again would only take the time that it needs to start.
-func (w *torture) waitUp(ctx context.Context) {
-	w.mu.Lock()
-	up := w.up
-	w.mu.Unlock()
-	select {
-	case <-up:
-	case <-ctx.Done():
-	}
-}
-
-// stop takes the process away, to end it.
-func (w *torture) stop() *process {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p := w.process
-	w.process = nil
-	w.up = make(chan struct{})
-	return p
-}
-
-// strike does one blow, and starts the node again.
-func (w *torture) strike(ctx context.Context, b blow) error {
-	p := w.stop()
-	if b.twice {
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			return errors.Join(err, p.kill())
-		}
-		if err := p.waitLog(ctx, "signal again to end now"); err != nil {
-			return errors.Join(err, p.kill())
-		}
-	}
-	if b.kill {
-		if b.twice {
-			rest(ctx, b.inDrain)
-		}
-		if err := p.kill(); err != nil {
-			return err
-		}
-		w.mu.Lock()
-		w.kills = append(w.kills, time.Now())
-		w.mu.Unlock()
-		w.count(func(c *counts) {
-			c.kills++
-			if b.twice {
-				c.inDrain++
-			}
-		})
-		return w.start()
-	}
-	if err := p.interrupt(); err != nil {
-		return err
-	}
-	w.count(func(c *counts) { c.restarts++ })
-	return w.start()
-}
-
-// attack restarts and kills the node until the calm.
-func (w *torture) attack(ctx context.Context) {
-	r := decisions(w.seed, decidesNode, 0)
-	killed := false
-	for number := 0; ; number++ {
-		b := nextBlow(r, number, killed)
-		killed = b.kill
-		wait := time.NewTimer(b.after)
-		select {
-		case <-wait.C:
-		case <-w.calm:
-		case <-ctx.Done():
-		}
-		wait.Stop()
-		if w.isCalm() || ctx.Err() != nil {
-			return
-		}
-		if err := w.strike(ctx, b); err != nil {
-			w.fail(fmt.Errorf("blow %d: %w", number, err))
-			return
-		}
-	}
-}
-
-// begin starts analyses, one after the other, until the calm.
-func (w *torture) begin(ctx context.Context) {
-	var cancels sync.WaitGroup
-	defer cancels.Wait()
-	for number := 1; !w.isCalm() && ctx.Err() == nil; number++ {
-		j := makeJob(w.seed, number)
-		w.mu.Lock()
-		w.jobs = append(w.jobs, j)
-		w.mu.Unlock()
-		id, err := w.post(ctx, number)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			w.fail(err)
-			return
-		case id != "":
-			s := &tortureStream{id: id, started: time.Now(), world: w, said: make(map[uint64][]byte)}
-			w.mu.Lock()
-			w.streams = append(w.streams, s)
-			w.counts.streams++
-			w.mu.Unlock()
-			if j.cancelAfter > 0 {
-				cancels.Go(func() {
-					rest(ctx, j.cancelAfter)
-					w.delete(ctx, id)
-				})
-			}
-		}
-		rest(ctx, j.pause)
-	}
-}
-
-// reply is the upstream's side: what is asked names the job.
-func (w *torture) reply(c *providertest.Call) providertest.Script {
-	_, rest, _ := bytes.Cut(c.Body, []byte("job-"))
-	digits, _, _ := bytes.Cut(rest, []byte("-"))
-	number, err := strconv.Atoi(string(digits))
-	j := w.jobOf(number)
-	if err != nil || j == nil {
-		w.fail(promiseBroken("the upstream is asked for no job: %.200q", c.Body))
-		return providertest.Script{}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.asked[number]++
-	w.counts.faults += min(1, max(0, len(j.faults)-w.asked[number]+1))
-	return j.reply(w.asked[number])
-}
-
-// post starts the analysis of this number; the id is empty if the node can't
-// take one now.
-func (w *torture) post(ctx context.Context, number int) (id string, err error) {
-	tap := newTap(0)
-	defer tap.transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.address()+"/v1/analyses",
-		strings.NewReader(fmt.Sprintf(`{"code":"job-%d-"}`, number)))
-	if err != nil {
-		return "", err
-	}
-	res, err := tap.client.Do(req)
-	if err != nil { // the node is away
-		w.waitUp(ctx)
-		return "", nil
-	}
-	if res.StatusCode == http.StatusCreated {
-		_ = res.Body.Close() // the header says it all
-		return strings.TrimPrefix(res.Header.Get("Location"), "/v1/streams/"), nil
-	}
-	r, ok := errors.AsType[*refusedError](refused(res))
-	if !ok || r.error.Code == protocol.CodeDraining {
-		return "", nil
-	}
-	return "", promiseBroken("an analysis is not started: %v", r)
-}
-
-// delete cancels a stream, if the node is there.
-func (w *torture) delete(ctx context.Context, id string) {
-	tap := newTap(0)
-	defer tap.transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, w.address()+"/v1/streams/"+id, nil)
-	if err != nil {
-		w.fail(err)
-		return
-	}
-	res, err := tap.client.Do(req)
-	if err != nil {
-		return
-	}
-	_ = res.Body.Close() // its status says it all
-	if res.StatusCode != http.StatusAccepted {
-		w.fail(promiseBroken("stream %s: cancelling is answered with %d", id, res.StatusCode))
-	}
-}
-
-func (w *torture) address() string { return "http://" + w.addr }
-
-// audit reads every stream from the beginning, when all is over.
-func (w *torture) audit(ctx context.Context) {
+// audit reads every stream from the beginning, when all is over, at each of the
+// addresses. It must end in the same way at all.
+func (w *torture) audit(ctx context.Context, addresses ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTime)
+	defer cancel()
 	w.mu.Lock()
 	streams := w.streams
 	w.mu.Unlock()
-	for i, s := range streams {
-		c := &tortureClient{world: w, number: -1, views: []*view{newView(s)}}
-		if err := c.round(ctx, &round{transport: transports[i%len(transports)]}); err != nil {
-			w.fail(fmt.Errorf("audit: %w", err))
-			return
-		}
-		end := c.views[0].transcript.Terminal()
-		if end == nil {
-			w.fail(fmt.Errorf("audit: P4: stream %s, begun %v ago, has not ended\n  %s", s.id, time.Since(s.started), strings.Join(c.history, "\n  ")))
-			return
-		}
-		w.count(func(n *counts) {
-			switch end.Type {
-			case protocol.TypeCompleted:
-				n.completed++
-			case protocol.TypeFailed:
-				n.ownerLost++
-			case protocol.TypeCancelled:
-				n.cancelled++
+	w.count(func(n *counts) { n.completed, n.ownerLost, n.cancelled = 0, 0, 0 })
+	errs := make([]error, len(addresses))
+	var readers sync.WaitGroup
+	for k, address := range addresses {
+		readers.Go(func() {
+			for i, s := range streams {
+				end, err := w.auditOne(ctx, s, address, transports[(i+k)%len(transports)])
+				if err != nil {
+					errs[k] = fmt.Errorf("audit of stream %s at %s: %w", s.id, address, err)
+					return
+				}
+				if k > 0 || end == nil {
+					continue
+				}
+				w.count(func(n *counts) {
+					switch end.Type {
+					case protocol.TypeCompleted:
+						n.completed++
+					case protocol.TypeFailed:
+						n.ownerLost++
+					case protocol.TypeCancelled:
+						n.cancelled++
+					}
+				})
 			}
 		})
 	}
+	readers.Wait()
+	return errors.Join(errs...)
 }
 
-// TestTortureLosesNothingAndRepeatsNothing lets many clients watch many
-// streams, cut their connections, change transports, read slowly and go back,
-// while the node is restarted and killed, and checks the promises P1 to P6 on
-// all that each of them got.
-//
-// ATHENA_TORTURE_TIME says how long, ATHENA_TORTURE_SEED repeats the decisions
-// of a run.
-func TestTortureLosesNothingAndRepeatsNothing(t *testing.T) {
-	lasts, seed := 12*time.Second, rand.Uint64()
-	if testing.Short() {
-		lasts = 4 * time.Second
+// auditOne returns the end of the stream; nil if it is right that nobody knows
+// the stream any more.
+func (w *torture) auditOne(ctx context.Context, s *tortureStream, address, transport string) (*protocol.Event, error) {
+	v := newView(s)
+	c := &tortureClient{world: w, at: address, number: -1, views: []*view{v}}
+	err := c.round(ctx, &round{transport: transport})
+	if err == nil && len(c.views) == 0 {
+		return nil, nil
 	}
+	end := v.transcript.Terminal()
+	if err == nil && end == nil {
+		err = fmt.Errorf("P4: begun %v ago, it has not ended", time.Since(s.started))
+	}
+	if err == nil {
+		err = s.lasts(end)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w\n  %s", err, strings.Join(c.history, "\n  "))
+	}
+	return end, nil
+}
+
+// newTorture makes one, for how long and from which seed the variables say.
+// Something to attack is still to be given to it.
+func newTorture(t *testing.T, lasts time.Duration, clients int) (w *torture, _ time.Duration) {
+	t.Helper()
+	seed := rand.Uint64()
 	var err error
 	if text := os.Getenv("ATHENA_TORTURE_TIME"); text != "" {
 		if lasts, err = time.ParseDuration(text); err != nil {
@@ -378,44 +242,76 @@ func TestTortureLosesNothingAndRepeatsNothing(t *testing.T) {
 		}
 	}
 	// Also where the test is killed, and can't log.
-	fmt.Printf("torture for %v: ATHENA_TORTURE_SEED=%d\n", lasts, seed)
-
+	fmt.Printf("%s for %v: ATHENA_TORTURE_SEED=%d\n", t.Name(), lasts, seed)
 	first := makeJob(seed, 0)
-	up := upstream(t, first.script)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	w := &torture{seed: seed, dir: t.TempDir(), upstream: up, calm: make(chan struct{}), up: make(chan struct{}), cancel: cancel, jobs: []*tortureJob{first}, asked: make(map[int]int),
-		counts: counts{connections: make(map[string]int), cuts: make(map[cut]int)}}
-	up.SetReply(w.reply)
-	if w.addr, err = freeAddress(); err == nil {
-		err = w.start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	w = &torture{seed: seed, upstream: upstream(t, first.script), clients: clients, over: make(chan struct{}), calm: make(chan struct{}),
+		jobs: []*tortureJob{first}, asked: make(map[int][]ask), counts: counts{connections: make(map[string]int), cuts: make(map[cut]int)}}
+	w.upstream.SetReply(w.reply)
+	return w, lasts
+}
+
+// run tortures for so long, and longer while too little has happened, and
+// returns when all clients have seen the end of what they watched.
+func (w *torture) run(ctx context.Context, lasts time.Duration, lacks func() []string) {
 	var attackers, clients sync.WaitGroup
-	attackers.Go(func() { w.attack(ctx) })
-	attackers.Go(func() { w.begin(ctx) })
-	for number := range tortureClients {
+	for _, attack := range []func(context.Context) error{w.victim.attack, w.begin} {
+		attackers.Go(func() {
+			if err := attack(ctx); err != nil {
+				w.fail(err)
+			}
+		})
+	}
+	for number := range w.clients {
 		clients.Go(func() {
-			c := &tortureClient{world: w, number: number, decide: decisions(seed, decidesClient, number)}
+			c := &tortureClient{world: w, number: number, decide: decisions(w.seed, decidesClient, number)}
 			c.run(ctx)
 		})
 	}
 	rest(ctx, lasts)
 	// A machine with other things to do gets more time to hurt.
-	for deadline := time.Now().Add(2 * lasts); len(w.lacks(lasts)) > 0 && time.Now().Before(deadline) && ctx.Err() == nil; {
+	for deadline := time.Now().Add(2 * lasts); len(lacks()) > 0 && time.Now().Before(deadline) && ctx.Err() == nil; {
 		rest(ctx, 100*time.Millisecond)
 	}
-	close(w.calm)
+	close(w.over)
 	attackers.Wait()
-	bound := time.AfterFunc(calmTime, func() { cancel(errTooLate) })
+	close(w.calm)
+	bound := time.AfterFunc(calmTime, func() { w.cancel(errTooLate) })
 	defer bound.Stop()
 	clients.Wait()
-	if ctx.Err() == nil {
-		w.audit(ctx)
+}
+
+// TestTortureLosesNothingAndRepeatsNothing lets many clients watch many
+// streams, cut their connections, change transports, read slowly and go back,
+// while the node is restarted and killed, and checks the promises P1 to P6 on
+// all that each of them got.
+//
+// ATHENA_TORTURE_TIME says how long, ATHENA_TORTURE_SEED repeats the decisions
+// of a run.
+func TestTortureLosesNothingAndRepeatsNothing(t *testing.T) {
+	lasts := 12 * time.Second
+	if testing.Short() {
+		lasts = 4 * time.Second
 	}
-	if p := w.stop(); p != nil {
+	w, lasts := newTorture(t, lasts, tortureClients)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	w.cancel = cancel
+	v := &tortureNode{world: w, dir: t.TempDir(), up: make(chan struct{})}
+	w.victim = v
+	var err error
+	if v.addr, err = freeAddress(); err == nil {
+		err = v.start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run(ctx, lasts, func() []string { return w.lacks(lasts) })
+	if ctx.Err() == nil {
+		if err := w.audit(ctx, v.address()); err != nil {
+			w.fail(err)
+		}
+	}
+	if p := v.stop(); p != nil {
 		if t.Failed() || len(w.errs) > 0 {
 			t.Log(p.log())
 		}
@@ -423,21 +319,21 @@ func TestTortureLosesNothingAndRepeatsNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	w.report(t, lasts)
+	w.report(t, w.lacks(lasts))
 }
 
 // report fails the test for what went wrong, or if too little happened.
-func (w *torture) report(t *testing.T, lasts time.Duration) {
-	lacks := w.lacks(lasts)
+func (w *torture) report(t *testing.T, lacks []string) {
+	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := &w.counts
-	t.Logf("seed %d, %v: %d streams (%d completed, %d lost with their node, %d cancelled), %d connections (%v), %d events (%d merged), "+
+	t.Logf("seed %d: %d streams (%d completed, %d lost with their node, %d cancelled), %d connections (%v), %d events (%d merged), "+
 		"%d cuts (%d clean, %d reset, %d gone), %d losses, %d switches, %d rewinds, %d answers dropped, %d slow reads, %d pauses, "+
-		"%d resubscriptions, %d moved, %d refused, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost",
-		w.seed, lasts, c.streams, c.completed, c.ownerLost, c.cancelled, total(c.connections), c.connections, c.events, c.merged,
+		"%d resubscriptions, %d moved, %d refused, %d vanished, %d not started, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost",
+		w.seed, c.streams, c.completed, c.ownerLost, c.cancelled, total(c.connections), c.connections, c.events, c.merged,
 		total(c.cuts), c.cuts[cutClean], c.cuts[cutReset], c.cuts[cutGone], c.losses, c.switches, c.rewinds, c.dropped, c.slow, c.pauses,
-		c.resubscriptions, c.moved, c.refused, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds)
+		c.resubscriptions, c.moved, c.refused, c.vanished, c.notStarted, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds)
 	for _, err := range w.errs[:min(len(w.errs), 5)] {
 		t.Errorf("%v", err)
 	}
@@ -454,10 +350,6 @@ func (w *torture) lacks(lasts time.Duration) (lacks []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c, seconds := &w.counts, int(lasts/time.Second)
-	type need struct {
-		what      string
-		have, min int
-	}
 	needs := []need{
 		{"streams", c.streams, seconds}, {"events", c.events, 200 * seconds}, {"merged events", c.merged, 2 * seconds},
 		{"ended streams", c.seenEnded, seconds / 2}, {"streams lost with their node", c.seenLost, min(1, seconds/8)},
@@ -470,6 +362,16 @@ func (w *torture) lacks(lasts time.Duration) (lacks []string) {
 	for _, transport := range transports {
 		needs = append(needs, need{"connections by " + transport, c.connections[transport], 5 * seconds})
 	}
+	return lacking(needs)
+}
+
+// A need is how much of something must have happened.
+type need struct {
+	what      string
+	have, min int
+}
+
+func lacking(needs []need) (lacks []string) {
 	for _, n := range needs {
 		if n.have < n.min {
 			lacks = append(lacks, fmt.Sprintf("only %d %s, fewer than %d: the torture did not hurt", n.have, n.what, n.min))

@@ -369,3 +369,32 @@ func BenchmarkReserveAndSettle(b *testing.B) {
 		b.Errorf("%v for each, more than 10µs", each)
 	}
 }
+
+func TestACallOfALostProcessIsChargedWhateverTheLimitsSay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := accounting.New(accounting.Options{
+			Providers: map[string]accounting.Limits{"p": {RequestsPerMinute: 1, TokensPerMinute: 100}},
+			Cost:      func(_, _ string, u *protocol.Usage) (float64, bool) { return float64(u.OutputTokens), true },
+		})
+		k := accounting.Key{Provider: "p", Model: "m", Tenant: "t"}
+		for range 2 {
+			if u := l.Charge(k, &protocol.Usage{InputTokens: 90, OutputTokens: 10}, 0, 0); u.InputTokens != 90 || u.OutputTokens != 10 || u.Estimated || *u.CostUSD != 10 {
+				t.Errorf("charged %+v", u)
+			}
+		}
+		if u := l.Charge(k, nil, 350, 35); u.InputTokens != 100 || u.OutputTokens != 10 || !u.Estimated {
+			t.Errorf("charged %+v", u)
+		}
+		want := []accounting.Total{{Key: k, Calls: 3, EstimatedCalls: 1, InputTokens: 280, OutputTokens: 30, CostUSD: 30}}
+		if got := l.Totals(); !reflect.DeepEqual(got, want) {
+			t.Errorf("totals %+v, want %+v", got, want)
+		}
+		// Two requests and 210 tokens beyond the minute's.
+		if r, wait := l.Reserve(k, 0); r != nil || wait != 3*time.Minute {
+			t.Errorf("the next call may be made after %v", wait)
+		}
+		if r, wait := l.Reserve(k, 10); r != nil || wait != 3*time.Minute {
+			t.Errorf("the next call may be made after %v", wait)
+		}
+	})
+}

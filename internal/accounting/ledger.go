@@ -112,12 +112,7 @@ func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	tenant, a := l.tenant(k.Tenant, now)
-	k.Tenant = tenant
-	if l.opts.Free[k.Provider] {
-		a = nil
-	}
-	r := &Reservation{ledger: l, key: k, accounts: [2]*account{l.providers[k.Provider], a}}
+	r := l.reservation(k, now)
 	var wait time.Duration
 	for _, a := range r.accounts {
 		if a == nil {
@@ -137,6 +132,16 @@ func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
 		}
 	}
 	return r, 0
+}
+
+// reservation returns one that has taken nothing yet. It is called with mu held.
+func (l *Ledger) reservation(k Key, now time.Time) *Reservation {
+	tenant, a := l.tenant(k.Tenant, now)
+	k.Tenant = tenant
+	if l.opts.Free[k.Provider] {
+		a = nil
+	}
+	return &Reservation{ledger: l, key: k, accounts: [2]*account{l.providers[k.Provider], a}}
 }
 
 // tenant returns the name that a tenant is counted under, and its account. It

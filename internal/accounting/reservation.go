@@ -70,6 +70,24 @@ func (r *Reservation) Settle(u *protocol.Usage, inputBytes, outputBytes int64) *
 	return clone(whole)
 }
 
+// Charge counts a call that was made without a reservation, since it was made by
+// a process that died before it could settle it: as one that was settled, even
+// where the limits, which may go into debt, would not have allowed it. It returns
+// what Settle would.
+func (l *Ledger) Charge(k Key, u *protocol.Usage, inputBytes, outputBytes int64) *protocol.Usage {
+	l.mu.Lock()
+	now := time.Now()
+	r := l.reservation(k, now)
+	for _, a := range r.accounts {
+		if a != nil {
+			a.requests.refill(now)
+			a.requests.take(1)
+		}
+	}
+	l.mu.Unlock()
+	return r.Settle(u, inputBytes, outputBytes)
+}
+
 // Release ends the reservation of a call that was never made, and gives back
 // everything it took. After Settle, and a second time, it does nothing.
 func (r *Reservation) Release() {

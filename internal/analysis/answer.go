@@ -54,7 +54,7 @@ func (a *answer) begin(n int, prefilled bool) {
 func (a *answer) add(chunk *providers.Chunk) error {
 	a.size += int64(len(chunk.Text))
 	if f := chunk.Finding; f != nil {
-		a.size += int64(len(f.Rule) + len(f.Message) + len(f.Suggestion))
+		a.size += findingBytes(f)
 	}
 	if a.size > a.maxBytes {
 		return cancelled{protocol.CancelLimit}
@@ -109,6 +109,35 @@ func (a *answer) finish(whole bool) error {
 	return nil
 }
 
+// replay says again, as attempt n, what was said elsewhere. Where the findings
+// stood between the text is not known any more, so they come before it, and so
+// they do in what another provider is to continue. Half a finding at the end is
+// left out, as it is when it was held back: it is said again then.
+func (a *answer) replay(s *said, n int) error {
+	a.attempt = n
+	a.size = s.size()
+	if s.reasoning != "" {
+		if err := a.write(protocol.KindReasoning, s.reasoning); err != nil {
+			return err
+		}
+	}
+	for i := range s.findings {
+		a.raw.WriteString(findingAsLine(&s.findings[i]))
+		if err := a.writeFinding(&s.findings[i]); err != nil {
+			return err
+		}
+	}
+	text := s.text
+	if a.parser != nil {
+		text = text[:len(text)-a.parser.skip(text, len(s.findings))]
+	}
+	a.raw.WriteString(text)
+	if text == "" {
+		return nil
+	}
+	return a.writeText(text)
+}
+
 // partial is what another provider may continue, "" where there is nothing.
 func (a *answer) partial() string { return a.raw.String() }
 
@@ -131,10 +160,14 @@ type writeError struct{ error }
 
 func (e writeError) Unwrap() error { return e.error }
 
-// wrote marks the error of a write.
+// wrote marks the error of a write. That another node writes the stream now is
+// no failure, but how the job ends.
 func wrote(err error) error {
 	if err == nil {
 		return nil
+	}
+	if isTakenOver(err) {
+		return cancelled{leftTakenOver}
 	}
 	return writeError{err}
 }

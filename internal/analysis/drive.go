@@ -63,6 +63,9 @@ func (d *drive) pass(t *target) { d.used[t] = true }
 func (d *drive) run(ctx context.Context) result {
 	t := d.next()
 	d.pass(t)
+	if err := d.replay(); err != nil {
+		return result{t: t, err: err}
+	}
 	for {
 		if ctx.Err() != nil {
 			return result{t: t, err: context.Cause(ctx)}
@@ -163,17 +166,20 @@ func (d *drive) count(t *target) {
 // the one before, and returns what t is to continue.
 func (d *drive) begin(t *target) (partial string, err error) {
 	d.count(t)
-	if d.last == nil {
+	from, reason := d.before()
+	if from == nil {
 		d.answer = d.j.newAnswer(t)
 		return "", nil
 	}
-	said := d.answer.content
-	d.answer.breakOff()
+	said := d.answer != nil && d.answer.content
+	if d.answer != nil {
+		d.answer.breakOff()
+	}
 	if said && d.j.s.opts.AfterContent == AfterContentContinue && !d.whole && !t.local() {
 		partial = d.answer.partial()
 	}
-	if from := d.last.t; said || from != t {
-		reason := string(protocol.AsError(d.last.err).Code)
+	told := d.last == nil && from == t // by the failover with which the job was resumed
+	if !told && (said || from != t) {
 		if err := d.j.failedOver(from.Name(), t, d.attempts, reason, said && partial == ""); err != nil {
 			return "", err
 		}
@@ -182,6 +188,20 @@ func (d *drive) begin(t *target) (partial string, err error) {
 		d.answer = d.j.newAnswer(t)
 	}
 	return partial, nil
+}
+
+// before returns whom clients take for the one that is asked, nil for nobody, and
+// the code of the error that ended that.
+func (d *drive) before() (from *target, reason string) {
+	switch {
+	case d.last != nil:
+		return d.last.t, string(protocol.AsError(d.last.err).Code)
+	case d.j.past == nil:
+		return nil, ""
+	case len(d.failures) > 0: // it could not be called
+		reason = string(d.failures[len(d.failures)-1].e.Code)
+	}
+	return d.j.past.announced, reason
 }
 
 // failedOver tells the clients and the observer that t takes over.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 type streams struct {
 	fail func(id string) error // of Create, where it is set
 	make func(*writer)         // sets up a new writer, where it is set
+	give func(*writer) error   // makes writers that can hand over, where it is set
 
 	mu  sync.Mutex
 	all map[string]*writer
@@ -44,7 +46,89 @@ func (s *streams) Create(ctx context.Context, id string) (analysis.Writer, error
 		s.all = make(map[string]*writer)
 	}
 	s.all[id] = w
+	if s.give != nil {
+		return &giver{w, s.give}, nil
+	}
 	return w, nil
+}
+
+// A giver is a writer that can be handed over.
+type giver struct {
+	*writer
+	give func(*writer) error
+}
+
+func (g *giver) HandOver(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := g.give(g.writer); err != nil {
+		return err
+	}
+	g.close(errGiven)
+	return nil
+}
+
+var errGiven = errors.New("the stream was handed over")
+
+// A fencedError is what a writer says that another node has taken over.
+type fencedError struct{}
+
+func (fencedError) Error() string   { return "another node writes" }
+func (fencedError) TakenOver() bool { return true }
+
+// resumed makes the writer of a node that takes a stream over: it holds what is
+// stored, and then f, which covers some more.
+func (s *streams) resumed(id string, stored []protocol.Event, f *protocol.Failover) (analysis.Writer, error) {
+	w := &writer{id: id, ended: make(chan struct{}), watchers: 1}
+	if s.make != nil {
+		s.make(w)
+	}
+	var last uint64
+	for i := range stored {
+		e := stored[i]
+		if err := w.transcript.Apply(&e); err != nil {
+			return nil, err
+		}
+		last = e.Seq
+	}
+	w.events = append(w.events, stored...)
+	b, err := json.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	e := protocol.Event{Stream: id, First: last + 1, Seq: last + covers, Type: protocol.TypeFailover, Time: time.Now(), Data: b}
+	if err := w.transcript.Apply(&e); err != nil {
+		return nil, err
+	}
+	w.events = append(w.events, e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[string]*writer)
+	}
+	s.all[id] = w
+	if s.give != nil {
+		return &giver{w, s.give}, nil
+	}
+	return w, nil
+}
+
+// covers is how many events a failover covers that follows a loss.
+const covers = 1000
+
+// log returns the events so far.
+func (w *writer) log() []protocol.Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.events)
+}
+
+// close makes all further writes fail.
+func (w *writer) close(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refuse = func(protocol.Type) error { return err }
 }
 
 func (s *streams) get(id string) *writer {
@@ -86,7 +170,10 @@ func (w *writer) Append(t protocol.Type, data any) error {
 			return err
 		}
 	}
-	seq := uint64(len(w.events) + 1)
+	seq := uint64(1)
+	if n := len(w.events); n > 0 {
+		seq += w.events[n-1].Seq
+	}
 	if c, ok := data.(*protocol.Completed); ok {
 		own := *c
 		own.Events = seq
@@ -344,7 +431,14 @@ func (o *observer) CallEnded(e analysis.CallEnd) {
 	o.say("call ended %s/%s %v error=%v cancelled=%q stuck=%v", e.Provider, e.Model, e.Took, e.Error, e.Cancelled, e.Stuck)
 }
 func (o *observer) JobEnded(e analysis.JobEnd) {
+	if e.HandedOver || e.TakenOver {
+		o.say("job left %v handed over=%v taken over=%v attempts=%d", e.Took, e.HandedOver, e.TakenOver, e.Attempts)
+		return
+	}
 	o.say("job ended %s/%s %v %s error=%v cancelled=%q", e.Provider, e.Model, e.Took, e.Type, e.Error, e.Cancelled)
+}
+func (o *observer) AttemptLost(p, m string, u *protocol.Usage) {
+	o.say("lost %s/%s in=%v out=%d estimated=%v", p, m, u.InputTokens > 0, u.OutputTokens, u.Estimated)
 }
 
 func (o *observer) Retried(p string, code protocol.Code) { o.say("retried %s %s", p, code) }

@@ -110,6 +110,33 @@ func draw(rng *rand.Rand, job int) *plan {
 // off.
 var garbage = []string{"", "", "garb", `{"x":`, "[1,2", `{"choices":[{"index":0,"delta":{"content":7}}]}`, "\xff\xfe", "}{", "null"}
 
+// rest is what follows what was said of r, where the findings may have been moved
+// to its beginning and written anew, and the white space at its end left out.
+func (r *reply) rest(said string) string {
+	found, text, half := 0, 0, 0
+	for line := range strings.Lines(said) {
+		switch {
+		case !strings.HasPrefix(line, "@"):
+			text += len(line)
+		case strings.HasSuffix(line, "}\n"):
+			found++
+		case strings.HasSuffix(line, "}"): // and its end is left out
+			half = len(findingLine(found)) - 1
+		default:
+			half = len(line)
+		}
+	}
+	space := ""
+	if found > 0 && text < r.findings[found-1] {
+		space = r.text[text:r.findings[found-1]]
+	}
+	at := text + len(space) + half
+	for n := range found {
+		at += len(findingLine(n))
+	}
+	return space + r.raw[min(at, len(r.raw)):]
+}
+
 func drawFault(rng *rand.Rand) providertest.Fault {
 	f := providertest.Fault{After: rng.IntN(8)}
 	switch rng.IntN(14) {
@@ -156,7 +183,8 @@ func (p *plan) script(i, n int, c *providertest.Call) providertest.Script {
 	act := p.scripts[i][min(n, len(p.scripts[i])-1)]
 	rng := rand.New(rand.NewPCG(act.seed, uint64(n)))
 	provider := letters[i : i+1]
-	answer := p.reply(provider).raw
+	reply := p.reply(provider)
+	answer := reply.raw
 	s := providertest.Script{Model: "model-" + provider, HeaderDelay: act.delay, Fault: act.fault, Framing: act.framing,
 		Usage: p.usage(i)}
 	if act.thinks {
@@ -165,7 +193,7 @@ func (p *plan) script(i, n int, c *providertest.Call) providertest.Script {
 	turns := c.Turns()
 	if len(turns) > 1 {
 		said := turns[1].Text
-		answer = answer[min(len(said), len(answer)):]
+		answer = reply.rest(said)
 		// Models that can't take a beginning as theirs like to repeat its end. Two
 		// words are the least that is taken for that.
 		if at := len(said) - act.repeats*len("a00000é "); len(turns) > 2 && act.repeats > 1 && at > 0 {

@@ -79,6 +79,7 @@ type world struct {
 	*rig
 
 	plans []*plan
+	o     analysis.Options
 	total time.Duration // that a job may take
 	ups   [len(letters)]*providertest.Upstream
 	about string
@@ -126,7 +127,7 @@ func newWorld(t *testing.T, rng *rand.Rand) *world {
 			Provider: speaker.provider(t, letters[i:i+1], w.ups[i], func(c *providers.Config) { c.Features.Prefill = &prefill })})
 	}
 	w.about = fmt.Sprintf("%s; after content %s, hedge after %v, prefills refused %v", strings.Join(who, ", "), o.AfterContent, o.HedgeAfter, noPrefill)
-	w.rig, w.total = newRig(t, o), o.TotalTimeout
+	w.rig, w.o, w.total = newRig(t, o), o, o.TotalTimeout
 	for n := range jobsPerWorld {
 		p := draw(rng, n)
 		p.usageLast = usageLast

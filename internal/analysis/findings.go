@@ -151,6 +151,25 @@ func (p *findingParser) feed(delta string) error {
 	return nil
 }
 
+// skip takes text that was given on already, with so many findings: what
+// follows is read as it would be behind them. It returns how many bytes at its
+// end would have been held back; they are not taken. There are some only if the
+// answer was given up there (see flush).
+func (p *findingParser) skip(text string, findings int) (held int) {
+	give, found, left := p.text, p.found, max(p.left-findings, 0)
+	defer func() { p.text, p.found, p.left = give, found, left }()
+	p.text = func(string) error { return nil }
+	p.found = func(*protocol.Finding) error { return nil }
+	p.left = left
+	_ = p.feed(text) // which can't fail
+	if p.state != lineMarker {
+		return 0
+	}
+	held = len(p.held)
+	p.state, p.held = lineStart, p.held[:0]
+	return held
+}
+
 // flush takes the end of the answer, which ends the last line too.
 func (p *findingParser) flush() error {
 	if p.state != lineMarker {
@@ -294,4 +313,29 @@ func (p *findingParser) parse(line string) *protocol.Finding {
 	}
 	p.left--
 	return f
+}
+
+// findingAsLine returns a marker line that a model could have written for f.
+func findingAsLine(f *protocol.Finding) string {
+	var b strings.Builder
+	b.WriteString(findingMarker + " ")
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	// Strings and numbers encode, and a strings.Builder takes everything.
+	_ = e.Encode(struct {
+		Rule       string            `json:"rule"`
+		Severity   protocol.Severity `json:"severity"`
+		Message    string            `json:"message"`
+		Line       int               `json:"line"`
+		Column     int               `json:"column"`
+		EndLine    int               `json:"end_line"`
+		EndColumn  int               `json:"end_column"`
+		Suggestion string            `json:"suggestion,omitempty"`
+	}{f.Rule, f.Severity, f.Message, f.Range.Start.Line, f.Range.Start.Column, f.Range.End.Line, f.Range.End.Column, f.Suggestion})
+	return b.String() // with the line's end
+}
+
+// findingBytes is how large f is.
+func findingBytes(f *protocol.Finding) int64 {
+	return int64(len(f.Rule) + len(f.Message) + len(f.Suggestion))
 }

@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -206,6 +207,75 @@ func FuzzFindingParser(f *testing.F) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
+}
+
+// FuzzAParserGoesOnBehindWhatWasSaid: a parser that skips what another one gave
+// on reads what follows as that one would have, with what it held back said
+// again.
+func FuzzAParserGoesOnBehindWhatWasSaid(f *testing.F) {
+	for _, c := range findingCases {
+		for at := range len(c.text) + 1 {
+			f.Add(c.text, uint16(at), uint8(200), uint8(3))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string, at uint16, maxLine, left uint8) {
+		if int(at) > len(text) {
+			return
+		}
+		begun, rest := text[:at], text[at:]
+		var said, got parsed
+		p := newTestParser(&said, int(maxLine), int(left))
+		q := newTestParser(&got, int(maxLine), int(left))
+		if err := p.feed(begun); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		findings := 0
+		for _, s := range said {
+			if s, ok := s.(string); ok {
+				out.WriteString(s)
+				continue
+			}
+			findings++
+		}
+		if n := q.skip(out.String(), findings); n > 0 {
+			t.Fatalf("%d bytes of %q would have been held back, and were not", n, out.String())
+		}
+		if got != nil {
+			t.Fatalf("it said %q again", got)
+		}
+		if err := q.feed(string(p.held) + rest); err != nil {
+			t.Fatal(err)
+		}
+		said = nil
+		if err := p.feed(rest); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.flush(), q.flush()); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, said) {
+			t.Errorf("got %q, want %q", got, said)
+		}
+	})
+}
+
+func TestAFindingAsALineIsTheSameFinding(t *testing.T) {
+	src := newSource(parsedCode)
+	for line := 1; line <= src.lines(); line++ {
+		for column := 1; column <= src.endColumn(line); column++ {
+			for end := line; end <= src.lines(); end++ {
+				r, ok := src.place(line, column, end, column)
+				if !ok {
+					t.Fatal("no place")
+				}
+				f := protocol.Finding{Rule: "a", Severity: "low", Message: "<\"m\"> & \U0001F642", Suggestion: "x\ny", Range: r}
+				if got := parseWhole(findingAsLine(&f), 2000, 9); !reflect.DeepEqual(got, parsed{f}) {
+					t.Errorf("%+v became %+v", f, got)
+				}
+			}
+		}
+	}
 }
 
 func TestTextIsHeldOnlyWhileItMayBecomeAFinding(t *testing.T) {

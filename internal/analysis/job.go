@@ -16,15 +16,19 @@ import (
 // drive) and ends the stream; each call of a provider has a goroutine of its
 // own (see call), so that one that doesn't return can't hold up the end.
 type job struct {
-	// Set by Start, then read-only.
+	// Set by Start or Resume, then read-only.
 	s        *Service
 	w        Writer
 	req      *protocol.Request
 	list     []*target // whom to ask, in this order
 	fallback *target   // who answers if none of them does; nil for nobody
 	info     Info
-	key      shareKey // zero if equal requests may not join it
-	cacheKey shareKey // zero if its answer is not to be kept
+	key      shareKey      // zero if equal requests may not join it
+	cacheKey shareKey      // zero if its answer is not to be kept
+	limit    time.Duration // how long it may take; 0 for as long as it takes
+	past     *past         // what it did on other nodes; nil for nothing
+	custody  *custody      // keeps its request; nil where nobody does
+	unoffer  func()        // withdraws it from requests of other nodes; may be called twice
 	ctx      context.Context
 	// cancel ends ctx; the first cause counts. It is a cancelled or an
 	// *protocol.Error.
@@ -44,6 +48,7 @@ type job struct {
 	system, prompt string
 
 	// Owned by the job's goroutine.
+	answer        *answer       // the newest; nil where nobody was asked
 	orphanTimeout time.Duration // 0 where a job may run without viewers
 	orphan        *time.Timer
 }
@@ -84,12 +89,12 @@ func outcomeOf(err error) outcome {
 	return outcome{err: err}
 }
 
-// run does the job. Whatever happens, it ends the stream.
+// run does the job. Whatever happens, it ends the stream, or another node does.
 func (j *job) run() {
 	defer j.cancel(nil)
-	if d := j.s.opts.TotalTimeout; d > 0 {
-		total := time.AfterFunc(d, func() {
-			j.cancel(protocol.Errorf(protocol.CodeTimeout, "the analysis did not end within %v", d))
+	if j.limit > 0 {
+		total := time.AfterFunc(j.limit, func() {
+			j.cancel(protocol.Errorf(protocol.CodeTimeout, "the analysis did not end within %v", j.s.opts.TotalTimeout))
 		})
 		defer total.Stop()
 	}
@@ -97,8 +102,14 @@ func (j *job) run() {
 	defer j.orphan.Stop()
 	out := j.drive(j.ctx)
 	j.s.shut(j) // who asks now wants an answer, and not how this one ended
-	j.end(out)
+	if out.cancelled == leftHandedOver {
+		j.unoffer() // the next node offers it
+		out = j.handOver(out)
+	}
+	ended := j.end(out)
 	j.s.remove(j)
+	j.custody.over(ended)
+	j.unoffer()
 }
 
 // drive makes the calls and returns how the last one ended.
@@ -110,10 +121,15 @@ func (j *job) drive(ctx context.Context) (out outcome) {
 	}()
 	j.src = newSource(j.req.Code)
 	j.system, j.prompt = prompts(j.req, j.info.Language, j.src)
+	j.countLost()
 	d := &drive{j: j, list: j.list, fallback: j.fallback, used: make(map[*target]bool), calls: make(map[*target]int)}
+	if j.past != nil {
+		d.attempts = j.past.attempts
+	}
 	res := d.run(ctx)
 	err := res.err
-	if d.answer != nil {
+	j.answer = d.answer
+	if by, ok := errors.AsType[cancelled](err); d.answer != nil && !(ok && left(by.by)) {
 		// What was held back as a possible finding was said, however the answer ended.
 		if ferr := d.answer.finish(err == nil); ferr != nil && err == nil {
 			err = ferr
@@ -176,13 +192,18 @@ const (
 	endRetryAfter = 100 * time.Millisecond
 )
 
-// end writes the terminal event and tells the log and the observer.
-func (j *job) end(out outcome) {
+// end writes the terminal event, unless another node has the stream, and tells
+// the log and the observer. It returns false if another node has it.
+func (j *job) end(out outcome) (ended bool) {
 	end := JobEnd{Info: j.info, Attempts: out.attempts}
 	if out.t != nil {
 		end.Provider, end.Model = out.t.Name(), out.t.model
 	}
 	var data any
+	if left(out.cancelled) {
+		j.leaves(end, out)
+		return false
+	}
 	switch {
 	case out.completed != nil:
 		end.Type, data = protocol.TypeCompleted, out.completed
@@ -206,12 +227,33 @@ func (j *job) end(out outcome) {
 		if err = j.w.Append(end.Type, data); err == nil {
 			break
 		}
+		if isTakenOver(err) {
+			end.Type, end.Error, end.Cancelled, out.err, out.cancelled = "", nil, "", nil, leftTakenOver
+			j.leaves(end, out)
+			return false
+		}
 		if try < endTries-1 {
 			<-time.After(endRetryAfter)
 		}
 	}
 	end.Took = time.Since(j.info.Started)
 	j.log(end, out, err)
+	j.s.opts.Observer.JobEnded(end)
+	return true
+}
+
+// leaves tells the log and the observer that the job has ended here, and its
+// stream has not.
+func (j *job) leaves(end JobEnd, out outcome) {
+	end.HandedOver, end.TakenOver = out.cancelled == leftHandedOver, out.cancelled == leftTakenOver
+	end.Took = time.Since(j.info.Started)
+	log := &j.s.opts.Logger
+	if end.TakenOver { // this node was taken for dead, which an operator should know
+		log.Warn().Str("stream", end.ID).Str("request_id", end.RequestID).Dur("took", end.Took).
+			Msg("another node has taken an analysis over that ran here")
+	} else {
+		log.Info().Str("stream", end.ID).Str("request_id", end.RequestID).Dur("took", end.Took).Msg("analysis handed over")
+	}
 	j.s.opts.Observer.JobEnded(end)
 }
 

@@ -31,7 +31,14 @@ func (f StreamsFunc) Create(ctx context.Context, id string) (Writer, error) { re
 // of them waits for clients, or longer than memory allows.
 //
 // A write that returns an error has written nothing. After a terminal event
-// all fail.
+// all fail. An error that has, or wraps one that has, a method TakenOver() bool
+// which returns true says that another node writes the stream now: the job ends
+// at once, without a terminal event of its own.
+//
+// A Writer may also have the method HandOver(context.Context) error, which
+// stores all that was written and lets any other node go on with the stream.
+// Once it has returned nil all writes fail; after an error nothing has changed.
+// It is called when no write is under way.
 type Writer interface {
 	ID() string
 	// Append writes an event of any type but chunk; a terminal one ends the
@@ -42,7 +49,8 @@ type Writer interface {
 	// writer may split it, or merge it with its neighbours.
 	Chunk(kind protocol.ChunkKind, attempt int, text string) error
 	// Watchers tells how many clients watch now and, where none does, since
-	// when. The zero time means that none ever has.
+	// when. The zero time means that none ever has. It may ask other nodes, and
+	// take a part of a second for that.
 	Watchers() (n int, idleSince time.Time)
 }
 
@@ -84,6 +92,19 @@ type Options struct {
 	// Streams is required.
 	Streams Streams
 
+	// Requests keeps the requests of running jobs, so that other nodes can go on
+	// with them; nil where there are none.
+	Requests RequestStore
+	// Sharing lets equal requests on different nodes share a job; nil for those on
+	// this node alone.
+	Sharing Sharing
+	// HandOver has Drain hand over what doesn't end in time. It needs Requests, and
+	// writers with a method HandOver.
+	HandOver bool
+	// HintTTL is how long it is heeded what another node says of its breakers; 5 s
+	// by default.
+	HintTTL time.Duration
+
 	// MaxJobs bounds the jobs that run at once; 256 by default.
 	MaxJobs int
 	// OverloadRetryAfter is when a client that met this bound, or a server that
@@ -120,6 +141,9 @@ type Options struct {
 	RateWindow time.Duration
 	// TotalTimeout is how long a job may take; 15 min by default.
 	TotalTimeout time.Duration
+	// ResumeTime is how long a job may take at least that was resumed after its
+	// node was lost, whatever TotalTimeout has left; 1 min by default.
+	ResumeTime time.Duration
 	// OrphanTimeout is how long a job goes on while nobody watches; 2 min by
 	// default. A request may ask for less.
 	OrphanTimeout time.Duration
@@ -152,7 +176,8 @@ type Options struct {
 	// asked too; 8 s by default, never where it is negative. If the other one
 	// answers first, the silent one's breaker counts a failure.
 	HedgeAfter time.Duration
-	// MaxAttempts bounds the calls for one job; 6 by default.
+	// MaxAttempts bounds the calls for one job, those that were lost with a node
+	// included; 6 by default. Each node that goes on with a job makes at least one.
 	MaxAttempts int
 	// MaxRetries bounds how often one provider is asked again for one job after
 	// a failure; 2 by default, none where it is negative. While there is another
@@ -197,6 +222,8 @@ func (o Options) withDefaults() Options {
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, time.Minute)
 	o.RateWindow = cmp.Or(o.RateWindow, 10*time.Second)
 	o.TotalTimeout = cmp.Or(o.TotalTimeout, 15*time.Minute)
+	o.ResumeTime = cmp.Or(o.ResumeTime, time.Minute)
+	o.HintTTL = cmp.Or(o.HintTTL, 5*time.Second)
 	o.OrphanTimeout = cmp.Or(o.OrphanTimeout, 2*time.Minute)
 	o.AbortGrace = cmp.Or(o.AbortGrace, 5*time.Second)
 	o.IdempotencyTTL = cmp.Or(o.IdempotencyTTL, 24*time.Hour)
@@ -227,19 +254,21 @@ type Observer interface {
 	FirstContent(provider, model string, after time.Duration)
 	// CallEnded follows each CallStarted.
 	CallEnded(CallEnd)
-	// JobEnded: a job's stream has its terminal event.
+	// JobEnded: a job's stream has its terminal event, or belongs to another node.
 	JobEnded(JobEnd)
 	// Retried: the same provider is asked again, because of code.
 	Retried(provider string, code protocol.Code)
 	// FailedOver: another provider is asked, or the same one for a new answer
 	// in the place of one that broke off. reason is a code, or protocol.ReasonHedged.
+	// For a job that was resumed it is the Resumption's.
 	FailedOver(from, to, reason string)
 	// Hedged: provider was asked beside a slow one, and answered first or not.
 	Hedged(provider string, won bool)
 	// Waited: a job has waited for a place (protocol.ReasonConcurrency) or until a rate
 	// limit allowed its call (protocol.ReasonRateLimit).
 	Waited(provider, reason string, d time.Duration)
-	// Joined: a request was given the stream of an equal one that runs.
+	// Joined: a request was given the stream of an equal one that runs, here or on
+	// another node.
 	Joined()
 	// BreakerChanged: the breaker of a provider's model is in another state.
 	BreakerChanged(provider, model string, state resilience.BreakerState)
@@ -264,7 +293,8 @@ type CallEnd struct {
 	// Error is nil if the answer was whole, the job was cancelled or the call
 	// was outrun.
 	Error *protocol.Error
-	// Cancelled is set if the job was cancelled.
+	// Cancelled is set if the job was cancelled: to the stream's reason, or to
+	// "handed_over" or "taken_over" where another node goes on with it.
 	Cancelled protocol.CancelReason
 	// Outrun says that another provider, asked beside this one, answered first.
 	Outrun bool
@@ -278,10 +308,15 @@ type CallEnd struct {
 // A JobEnd tells how a job ended.
 type JobEnd struct {
 	Info
+	// Took is since its start, on whichever node that was.
 	Took time.Duration
-	// Type is that of the terminal event.
+	// Type is that of the terminal event; "" where the stream goes on.
 	Type protocol.Type
-	// Attempts is how many calls of providers were made.
+	// HandedOver says that it was handed over to another node, TakenOver that
+	// another one writes its stream since this one was believed to be dead. The
+	// node that goes on with it tells of its end.
+	HandedOver, TakenOver bool
+	// Attempts is how many calls of providers were made, on all nodes.
 	Attempts int
 	// Degraded says that the offline analyser answered in a provider's place.
 	Degraded bool

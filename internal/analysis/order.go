@@ -68,7 +68,7 @@ func named(cs []*candidate, r *protocol.Request) (*target, error) {
 }
 
 // order sorts targets for r: those first whose context holds the code, whose
-// breakers let calls through, who named no time to come back, whose answers
+// breakers let calls through, those of other nodes' included, who named no time to come back, whose answers
 // don't break off, and who can be called now, within our own limits; then by
 // priority; and within one by chance, with the weights and what is known of
 // their health as odds.
@@ -82,15 +82,16 @@ func (s *Service) order(list []*target, r *protocol.Request) {
 	}
 	need := tokensOf(r)
 	type rank struct {
-		short, shut, paused, breaking, full bool
-		draw                                float64
+		short, shut, elsewhere, paused, breaking, full bool
+		draw                                           float64
 	}
 	ranks := make(map[*target]rank, len(list))
 	for _, t := range list {
 		ranks[t] = rank{
-			short:  t.info.ContextTokens > 0 && int64(t.info.ContextTokens) < need,
-			shut:   !t.breaker.Ready(),
-			paused: t.pausedFor(now) > 0, breaking: t.health.breaking(now),
+			short:     t.info.ContextTokens > 0 && int64(t.info.ContextTokens) < need,
+			shut:      !t.breaker.Ready(),
+			elsewhere: s.hints.open(t, now),
+			paused:    t.pausedFor(now) > 0, breaking: t.health.breaking(now),
 			full: t.busy() || s.spent(t, need),
 			// Efraimidis and Spirakis: the order of u^(1/w) draws without
 			// replacement in proportion to w.
@@ -108,7 +109,7 @@ func (s *Service) order(list []*target, r *protocol.Request) {
 	}
 	slices.SortStableFunc(list, func(a, b *target) int {
 		x, y := ranks[a], ranks[b]
-		return cmp.Or(later(x.short, y.short), later(x.shut, y.shut), later(x.paused, y.paused), later(x.breaking, y.breaking), later(x.full, y.full),
+		return cmp.Or(later(x.short, y.short), later(x.shut, y.shut), later(x.elsewhere, y.elsewhere), later(x.paused, y.paused), later(x.breaking, y.breaking), later(x.full, y.full),
 			cmp.Compare(a.entry.Priority, b.entry.Priority), cmp.Compare(y.draw, x.draw))
 	})
 }

@@ -25,17 +25,22 @@ type Service struct {
 	candidates []*candidate
 	idem       *idempotency
 	ledger     *accounting.Ledger
+	keeping    *requestKeeping // nil where no requests are kept
+	hints      hints
 
 	mu     sync.Mutex
 	jobs   map[string]*job   // guarded by mu: those without a terminal event yet
 	shared map[shareKey]*job // guarded by mu: those of them that equal requests may join
 	// busy counts what holds a place: jobs that start, jobs, and calls of
 	// providers that have not returned, even if their job has ended.
-	busy     int            // guarded by mu
-	draining bool           // guarded by mu
-	stopped  bool           // guarded by mu: Drain cancels what still starts
-	idle     chan struct{}  // closed once draining and busy is 0
-	stuck    map[string]int // guarded by mu: abandoned calls by provider
+	busy      int            // guarded by mu
+	custodies int            // guarded by mu: requests that are still kept, or being dropped
+	draining  bool           // guarded by mu
+	stopped   bool           // guarded by mu: Drain ends what still starts
+	cut       int            // guarded by mu: jobs that could not be handed over
+	idle      chan struct{}  // closed once draining and busy is 0
+	settled   chan struct{}  // closed once custodies is 0, too
+	stuck     map[string]int // guarded by mu: abandoned calls by provider
 }
 
 // New returns a Service. It starts nothing.
@@ -43,18 +48,24 @@ func New(o Options) *Service {
 	o = o.withDefaults()
 	pool := resilience.NewPool(o.Pool)
 	cs := candidates(&o, pool)
-	return &Service{
+	s := &Service{
 		opts:       o,
 		pool:       pool,
 		recaller:   newRecaller(&o, pool),
 		candidates: cs,
 		idem:       newIdempotency(o),
 		ledger:     newLedger(cs, &o),
+		hints:      hints{ttl: o.HintTTL, nodes: make(map[string]nodeHints)},
 		jobs:       make(map[string]*job),
 		shared:     make(map[shareKey]*job),
 		idle:       make(chan struct{}),
+		settled:    make(chan struct{}),
 		stuck:      make(map[string]int),
 	}
+	if o.Requests != nil {
+		s.keeping = &requestKeeping{store: o.Requests, log: o.Logger}
+	}
+	return s
 }
 
 // StartOptions are what a job's starter adds to the request.
@@ -82,7 +93,8 @@ type Info struct {
 
 // Start starts a job and returns its id, which is its stream's too; created
 // is false if the idempotency key had already started it, or if it joined an
-// equal request's job that runs (see shareKey). The job outlives ctx, which is
+// equal request's job that runs here or, with Options.Sharing, elsewhere (see
+// shareKey). The job outlives ctx, which is
 // only for starting it.
 //
 // Errors: invalid_request, payload_too_large, service_unavailable (no
@@ -102,19 +114,25 @@ func (s *Service) Start(ctx context.Context, req *protocol.Request, o StartOptio
 	}
 	joined := false
 	start := func(confirm func(string) error) (id string, err error) {
-		j := &job{s: s, req: &r, list: list, fallback: fallback, interest: 1, ready: make(chan struct{})}
+		j := &job{s: s, req: &r, list: list, fallback: fallback, limit: max(s.opts.TotalTimeout, 0), interest: 1, ready: make(chan struct{})}
 		if j.key, j.cacheKey, err = shareKeyOf(&r, o.Owner); err != nil {
 			return "", err
 		}
 		// The request's values (a trace, say) stay with the job; its end does not.
 		j.ctx, j.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-		id, joined, err = s.join(ctx, j)
-		switch {
-		case err != nil:
+		if id, joined, err = s.join(ctx, j); err != nil {
 			return "", err
-		case joined:
+		}
+		if !joined {
+			id, joined = s.joinElsewhere(ctx, j)
+		}
+		if joined {
 			if err := confirm(id); err != nil {
-				return "", errors.Join(err, s.Cancel(ctx, id, protocol.CancelClient)) // it leaves again
+				// It leaves again; from another node's job with the orphan timeout.
+				if cerr := s.Cancel(ctx, id, protocol.CancelClient); !errors.Is(cerr, ErrNotRunning) {
+					err = errors.Join(err, cerr)
+				}
+				return "", err
 			}
 			s.opts.Observer.Joined()
 			return id, nil
@@ -160,20 +178,28 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 	j.w = w
 	j.info = Info{ID: id, Provider: j.list[0].Name(), Model: j.list[0].model, Analysis: j.req.Analysis, Language: language(j.req),
 		Owner: o.Owner, RequestID: o.RequestID, Started: time.Now()}
+	started = true
+	s.launch(j, 0)
+	return id, nil
+}
+
+// launch runs j, which has its stream and a place. A positive kept says that
+// its request is kept already, with that interest.
+func (s *Service) launch(j *job, kept int) {
+	j.custody = s.keep(j, kept)
 	s.mu.Lock()
-	s.jobs[id] = j
+	s.jobs[j.info.ID] = j
 	if s.stopped {
-		// Drain has already cancelled the others. This stream exists, so it
-		// needs its terminal event too.
-		j.cancel(cancelled{protocol.CancelDrain})
+		// Drain has already ended the others. This stream exists, so it needs its
+		// terminal event too.
+		j.cancel(cancelled{s.stopsBy(j)})
 	}
 	s.mu.Unlock()
-	started = true
+	j.unoffer = s.offer(j)
 	go func() {
 		defer s.release()
 		j.run()
 	}()
-	return id, nil
 }
 
 // reserve takes a place for a job.
@@ -200,20 +226,35 @@ func (s *Service) release() {
 
 // checkIdle is called with mu held.
 func (s *Service) checkIdle() {
-	if s.draining && s.busy == 0 {
+	if !s.draining || s.busy > 0 {
+		return
+	}
+	once := func(c chan struct{}) {
 		select {
-		case <-s.idle:
+		case <-c:
 		default:
-			close(s.idle)
+			close(c)
 		}
+	}
+	once(s.idle)
+	if s.custodies == 0 { // and no job will start another one
+		once(s.settled)
 	}
 }
 
-// remove forgets a job that has its terminal event.
+// remove forgets a job that has ended here.
 func (s *Service) remove(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.jobs, j.info.ID)
+	s.forget(j)
+}
+
+// forget is called with mu held. The stream may run here again already, in
+// another job.
+func (s *Service) forget(j *job) {
+	if s.jobs[j.info.ID] == j {
+		delete(s.jobs, j.info.ID)
+	}
 }
 
 // abandon counts a call that did not return; its goroutine keeps a place until
@@ -248,41 +289,4 @@ func (s *Service) Cancel(_ context.Context, id string, by protocol.CancelReason)
 	}
 	s.withdraw(j, by)
 	return nil
-}
-
-// Drain ends the service: no job starts any more, and those that run are
-// waited for until ctx ends, then cancelled. It returns once every stream has
-// its terminal event and every goroutine has ended. Its error is ctx's if jobs
-// had to be cancelled, and it also says if providers did not return within
-// AbortGrace and were left behind. Calling it again waits again.
-func (s *Service) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	s.draining = true
-	s.checkIdle()
-	s.mu.Unlock()
-	select {
-	case <-s.idle:
-		return nil
-	case <-ctx.Done():
-	}
-	s.mu.Lock()
-	s.stopped = true
-	n := len(s.jobs)
-	for _, j := range s.jobs {
-		j.cancel(cancelled{protocol.CancelDrain})
-	}
-	s.mu.Unlock()
-	err := fmt.Errorf("drain cancelled %d jobs: %w", n, context.Cause(ctx))
-	// A job's end takes at most the grace for its provider and the tries to
-	// write its terminal event.
-	limit := time.NewTimer(s.opts.AbortGrace + endTries*endRetryAfter + time.Second)
-	defer limit.Stop()
-	select {
-	case <-s.idle:
-		return err
-	case <-limit.C:
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return errors.Join(err, fmt.Errorf("%d goroutines did not end; calls that did not return, by provider: %v", s.busy, s.stuck))
 }

@@ -3,7 +3,9 @@ package analysis
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"github.com/athena-hub/athena/protocol"
@@ -39,6 +41,86 @@ func shareKeyOf(r *protocol.Request, owner string) (share, keep shareKey, err er
 	return share, keep, nil
 }
 
+// Sharing lets requests join jobs of other nodes. Its methods may be called
+// concurrently. It is best effort: of two nodes that begin with equal requests in
+// the same moment neither finds the other.
+type Sharing interface {
+	// Offer lets other nodes join the job of a key (64 hexadecimal digits): join is
+	// called for each request that wants to, and returns its stream's id, or
+	// false where it takes none any more. The offer stands when Offer returns, which
+	// is soon, until stop, which may be called while join is.
+	Offer(key string, join func(orphan time.Duration) (id string, ok bool)) (stop func(), err error)
+	// Join joins the job that another node offers, if one does, and returns its
+	// stream's id. orphan is how long who asks may take until somebody watches; 0
+	// for as long as it takes. It returns at once when nobody offers the key, and
+	// in any case when ctx ends.
+	Join(ctx context.Context, key string, orphan time.Duration) (id string, ok bool)
+}
+
+// joinWait bounds how long a request waits for other nodes' jobs before it has
+// its own.
+const joinWait = 300 * time.Millisecond
+
+func (k shareKey) String() string { return hex.EncodeToString(k[:]) }
+
+// joinElsewhere joins a job of another node. If there is one, j, which others
+// wait for since join, is not started, and they look again.
+func (s *Service) joinElsewhere(ctx context.Context, j *job) (id string, joined bool) {
+	if s.opts.Sharing == nil || j.key == (shareKey{}) || s.drains() {
+		return "", false
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinWait)
+	defer cancel()
+	if id, joined = s.opts.Sharing.Join(ctx, j.key.String(), s.orphanTimeout(j.req)); joined {
+		s.shut(j)
+		close(j.ready)
+	}
+	return id, joined
+}
+
+func (s *Service) drains() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// offer lets requests of other nodes join j, as those of this one can, and
+// returns what ends that.
+func (s *Service) offer(j *job) (stop func()) {
+	s.mu.Lock()
+	mine := s.shared[j.key] == j
+	s.mu.Unlock()
+	if s.opts.Sharing == nil || !mine {
+		return func() {}
+	}
+	stop, err := s.opts.Sharing.Offer(j.key.String(), func(orphan time.Duration) (id string, ok bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.shared[j.key] != j || j.over() || s.draining {
+			return "", false
+		}
+		j.welcome(orphan)
+		return j.info.ID, true
+	})
+	if err != nil {
+		s.opts.Logger.Warn().Err(err).Str("stream", j.info.ID).Msg("an analysis can't be shared with other nodes")
+		return func() {}
+	}
+	return sync.OnceFunc(stop)
+}
+
+// welcome counts one more who is interested in j, and may take so long until it
+// watches. Called with the service's mu held.
+func (j *job) welcome(patience time.Duration) {
+	j.interest++
+	if patience == 0 {
+		patience = forever
+	}
+	if until := time.Now().Add(patience); until.After(j.expected) {
+		j.expected = until
+	}
+}
+
 // forever is longer than any job takes.
 const forever = 100 * 365 * 24 * time.Hour
 
@@ -57,14 +139,7 @@ func (s *Service) join(ctx context.Context, j *job) (id string, joined bool, err
 			s.mu.Unlock()
 			return "", false, nil
 		}
-		other.interest++
-		patience := s.orphanTimeout(j.req)
-		if patience == 0 {
-			patience = forever
-		}
-		if until := time.Now().Add(patience); until.After(other.expected) {
-			other.expected = until
-		}
+		other.welcome(s.orphanTimeout(j.req))
 		s.mu.Unlock()
 		select {
 		case <-other.ready:

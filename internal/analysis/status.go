@@ -58,6 +58,8 @@ type ModelStatus struct {
 	ID      string
 	Info    providers.ModelInfo
 	Breaker resilience.BreakerState
+	// Elsewhere is what other nodes said lately of theirs, by node.
+	Elsewhere []NodeHint
 	// FirstContent is the smoothed time to the first content; 0 before the
 	// first call.
 	FirstContent time.Duration
@@ -81,7 +83,7 @@ func (s *Service) Providers() []ProviderStatus {
 			p.PausedUntil = now.Add(d)
 		}
 		for _, t := range c.targets {
-			m := ModelStatus{ID: t.model, Info: t.info, Breaker: t.breaker.State()}
+			m := ModelStatus{ID: t.model, Info: t.info, Breaker: t.breaker.State(), Elsewhere: s.hints.of(t, now)}
 			m.FirstContent, m.ErrorRate, m.Calls = t.health.read(now)
 			p.Models = append(p.Models, m)
 		}
@@ -102,3 +104,10 @@ func (s *Service) Providers() []ProviderStatus {
 
 // Pool returns how many places of each class of resources are taken.
 func (s *Service) Pool() []resilience.ClassState { return s.pool.State() }
+
+// Running returns how many jobs run here.
+func (s *Service) Running() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.jobs)
+}

@@ -129,6 +129,11 @@ func (c *candidate) target(model string) *target {
 	if model == "" {
 		return c.targets[0]
 	}
+	return c.byModel(model)
+}
+
+// byModel returns the target of exactly that model; nil where there is none.
+func (c *candidate) byModel(model string) *target {
 	i := slices.IndexFunc(c.targets, func(t *target) bool { return t.model == model })
 	if i < 0 {
 		return nil

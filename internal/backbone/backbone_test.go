@@ -18,7 +18,12 @@ import (
 	"github.com/athena-hub/athena/internal/backbone"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if options := os.Getenv(nodeVariable); options != "" {
+		os.Exit(runNode(options))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func open(t testing.TB, o backbone.Options) *backbone.Backbone {
 	t.Helper()
@@ -58,8 +63,8 @@ func TestARestartKeepsTheLogAndRaisesTheEpoch(t *testing.T) {
 	}
 	wantLog(t, b, "s1", 0, want)
 	running, err := b.Running(t.Context())
-	if err != nil || len(running) != 1 || string(running["s1"]) != `{"node":"n1"}` {
-		t.Errorf("running after restart: %q, %v", running, err)
+	if err != nil || len(running) != 1 || string(running["s1"].Value) != `{"node":"n1"}` {
+		t.Errorf("running after restart: %v, %v", running, err)
 	}
 }
 

@@ -2,7 +2,6 @@ package backbone
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 )
 
 const (
-	keysBucket = "athena_keys"
 	// KeyTTL is how long a key's record stays since it was written last.
 	KeyTTL = 24 * time.Hour
 	// MaxKeyBytes bounds the record of one key.
@@ -20,31 +18,12 @@ const (
 	keysMaxBytes = 64 << 20
 )
 
-// openKeys opens the bucket of Idempotency-Keys. It is made as a stream, as
-// NATS's ADR-8 lays buckets out, since one that is made as a bucket refuses
-// new keys when it is full, where this one is to forget old ones.
-func (b *Backbone) openKeys(ctx context.Context) (err error) {
-	_, err = b.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:              "KV_" + keysBucket,
-		Description:       "Athena's Idempotency-Keys.",
-		Subjects:          []string{"$KV." + keysBucket + ".>"},
-		MaxMsgsPerSubject: 1,
-		MaxAge:            KeyTTL,
-		MaxBytes:          keysMaxBytes,
-		MaxMsgSize:        MaxKeyBytes + 512, // it counts the subject and headers too
-		Discard:           jetstream.DiscardOld,
-		AllowRollup:       true,
-		DenyDelete:        true,
-		AllowDirect:       true,
-		AllowMsgTTL:       true,
-	})
-	if err != nil {
-		return fmt.Errorf("open the records of keys: %w", err)
-	}
-	if b.keys, err = b.js.KeyValue(ctx, keysBucket); err != nil {
-		return fmt.Errorf("open the records of keys: %w", err)
-	}
-	return nil
+func keysConfig() jetstream.StreamConfig {
+	c := bucketConfig(keysBucket, "Athena's Idempotency-Keys.", jetstream.DiscardOld)
+	c.MaxAge = KeyTTL
+	c.MaxBytes = keysMaxBytes
+	c.MaxMsgSize = MaxKeyBytes + 512 // it counts the subject and headers too
+	return c
 }
 
 // CreateKey stores value under key unless there is a record already. created
@@ -56,32 +35,34 @@ func (b *Backbone) CreateKey(ctx context.Context, key string, value []byte) (rev
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	revision, err = b.keys.Create(ctx, key, value)
-	switch {
-	case err == nil:
-		return revision, true, nil
-	case errors.Is(err, jetstream.ErrKeyExists), isWrongSequence(err):
-		return 0, false, nil
+	s, err := b.openedStore()
+	if err == nil {
+		revision, created, err = s.keys.create(ctx, key, value)
 	}
-	return 0, false, fmt.Errorf("create key: %w", known(err))
+	if err != nil {
+		return 0, false, fmt.Errorf("create key: %w", err)
+	}
+	return revision, created, nil
 }
 
 // ReadKey returns the record of key, and revision 0 if there is none. In a
-// cluster it may be some moments old; UpdateKey notices.
+// cluster a record may be some moments old, which UpdateKey notices; "none" is
+// certain.
 func (b *Backbone) ReadKey(ctx context.Context, key string) (value []byte, revision uint64, err error) {
 	if err := checkToken("key", key); err != nil {
 		return nil, 0, err
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	e, err := b.keys.Get(ctx, key)
-	switch {
-	case err == nil:
-		return e.Value(), e.Revision(), nil
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-		return nil, 0, nil
+	var r Record
+	s, err := b.openedStore()
+	if err == nil {
+		r, err = b.get(ctx, s.keys, key)
 	}
-	return nil, 0, fmt.Errorf("read key: %w", known(err))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read key: %w", err)
+	}
+	return r.Value, r.Revision, nil
 }
 
 // UpdateKey replaces the record of key, if that is still the one of revision;
@@ -92,14 +73,14 @@ func (b *Backbone) UpdateKey(ctx context.Context, key string, value []byte, revi
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	next, err = b.keys.Update(ctx, key, value, revision)
-	switch {
-	case err == nil:
-		return next, true, nil
-	case isWrongSequence(err):
-		return 0, false, nil
+	s, err := b.openedStore()
+	if err == nil {
+		next, updated, err = s.keys.swap(ctx, key, value, revision)
 	}
-	return 0, false, fmt.Errorf("update key: %w", known(err))
+	if err != nil {
+		return 0, false, fmt.Errorf("update key: %w", err)
+	}
+	return next, updated, nil
 }
 
 // DeleteKey removes the record of key, if that is still the one of revision;
@@ -110,9 +91,12 @@ func (b *Backbone) DeleteKey(ctx context.Context, key string, revision uint64) e
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	err := b.keys.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL))
-	if err != nil && !isWrongSequence(err) {
-		return fmt.Errorf("delete key: %w", known(err))
+	s, err := b.openedStore()
+	if err == nil {
+		_, err = s.keys.remove(ctx, key, revision)
+	}
+	if err != nil {
+		return fmt.Errorf("delete key: %w", err)
 	}
 	return nil
 }

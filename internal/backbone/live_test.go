@@ -369,8 +369,8 @@ func TestTwoNodesOnOneServerShareEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	running, err := two.Running(t.Context())
-	if err != nil || len(running) != 1 || string(running["s1"]) != "{}" {
-		t.Errorf("running: %q, %v", running, err)
+	if err != nil || len(running) != 1 || string(running["s1"].Value) != "{}" {
+		t.Errorf("running: %v, %v", running, err)
 	}
 	if err := two.Ping(t.Context()); err != nil {
 		t.Error(err)

@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	logStream = "athena_log"
 	logPrefix = "athena.log."
 
 	headerFirst = "Athena-First"
@@ -41,8 +40,8 @@ func (b *Batch) size() int {
 	return n
 }
 
-func (b *Backbone) openLog(ctx context.Context) error {
-	s, err := b.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+func (b *Backbone) logConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
 		Name:        logStream,
 		Description: "The events of all Athena streams, in batches.",
 		Subjects:    []string{logPrefix + ">"},
@@ -51,18 +50,15 @@ func (b *Backbone) openLog(ctx context.Context) error {
 		Discard:     jetstream.DiscardOld,
 		MaxAge:      b.opts.LogMaxAge,
 		MaxBytes:    b.opts.LogMaxBytes,
+		MaxMsgs:     -1,
+		MaxMsgSize:  -1,
 		// At least two: with one, every append would drop the batch before.
 		MaxMsgsPerSubject: max(2, b.opts.LogMaxBytesPerStream/nominalBatchBytes),
 		MaxConsumers:      -1,
 		AllowDirect:       true,
 		// Appends are recognised by their place, so no ids need be remembered.
 		Duplicates: min(time.Second, b.opts.LogMaxAge),
-	})
-	if err != nil {
-		return fmt.Errorf("open the log: %w", err)
 	}
-	b.stream = s
-	return nil
 }
 
 // AppendLog appends a batch to the log of stream id and returns its position.
@@ -87,7 +83,7 @@ func (b *Backbone) AppendLog(ctx context.Context, id string, prev uint64, batch 
 // group of a thousand 50.
 func (b *Backbone) StartAppend(ctx context.Context, id string, prev uint64, batch Batch) (wait func() (pos uint64, err error)) {
 	failed := func(err error) func() (uint64, error) {
-		return func() (uint64, error) { return 0, fmt.Errorf("append to the log of %s: %w", id, known(err)) }
+		return func() (uint64, error) { return 0, fmt.Errorf("append to the log of %s: %w", id, err) }
 	}
 	if err := checkToken("stream id", id); err != nil {
 		return func() (uint64, error) { return 0, err }
@@ -96,16 +92,20 @@ func (b *Backbone) StartAppend(ctx context.Context, id string, prev uint64, batc
 	if err != nil {
 		return failed(err)
 	}
-	ack, err := b.startAppend(id, prev, &batch, data)
+	s, err := b.openedStore()
 	if err != nil {
 		return failed(err)
+	}
+	ack, err := b.startAppend(id, prev, &batch, data)
+	if err != nil {
+		return failed(s.log.failed(err))
 	}
 	return func() (uint64, error) {
 		pos, err := awaitAppend(ctx, ack)
 		if isWrongSequence(err) {
-			pos, err = b.resolve(ctx, id, prev, &batch, data)
+			pos, err = b.resolve(ctx, s.log, id, prev, &batch, data)
 		}
-		if err != nil {
+		if err = s.log.wrote(err); err != nil {
 			return failed(err)()
 		}
 		b.positions.appended(id, mark{batch.First, batch.Last, pos})
@@ -114,9 +114,6 @@ func (b *Backbone) StartAppend(ctx context.Context, id string, prev uint64, batc
 }
 
 func (b *Backbone) startAppend(id string, prev uint64, batch *Batch, data []byte) (jetstream.PubAckFuture, error) {
-	if b.closing.Load() {
-		return nil, ErrClosed
-	}
 	h := nats.Header{
 		headerFirst:                         {strconv.FormatUint(batch.First, 10)},
 		headerLast:                          {strconv.FormatUint(batch.Last, 10)},
@@ -140,8 +137,8 @@ func awaitAppend(ctx context.Context, ack jetstream.PubAckFuture) (uint64, error
 }
 
 // resolve finds out what an append that wasn't expected met.
-func (b *Backbone) resolve(ctx context.Context, id string, prev uint64, batch *Batch, data []byte) (uint64, error) {
-	tail, err := b.newest(ctx, id)
+func (b *Backbone) resolve(ctx context.Context, log *part, id string, prev uint64, batch *Batch, data []byte) (uint64, error) {
+	tail, err := b.newest(ctx, log, id)
 	switch {
 	case errors.Is(err, ErrNotFound) && prev != 0:
 		ack, err := b.startAppend(id, 0, batch, data)
@@ -221,9 +218,14 @@ func (b *Backbone) LogTail(ctx context.Context, id string) (last, pos uint64, en
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	t, err := b.newest(ctx, id)
+	var t stored
+	s, err := b.openedStore()
+	if err == nil {
+		t, err = b.newest(ctx, s.log, id)
+		err = s.log.failed(err)
+	}
 	if err != nil {
-		return 0, 0, false, fmt.Errorf("find the end of the log of %s: %w", id, known(err))
+		return 0, 0, false, fmt.Errorf("find the end of the log of %s: %w", id, err)
 	}
 	return t.Last, t.pos, t.End, nil
 }
@@ -236,22 +238,41 @@ func (b *Backbone) LogFirst(ctx context.Context, id string) (first uint64, err e
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	m, err := b.stream.GetMsg(ctx, 0, jetstream.WithGetMsgSubject(logPrefix+id))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		err = ErrNotFound
-	}
-	var s stored
+	var t stored
+	s, err := b.openedStore()
 	if err == nil {
-		s, err = parseStored(m)
+		t, err = b.oldest(ctx, s.log, id)
+		err = s.log.failed(err)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("find the beginning of the log of %s: %w", id, known(err))
+		return 0, fmt.Errorf("find the beginning of the log of %s: %w", id, err)
 	}
-	return s.First, nil
+	return t.First, nil
 }
 
-func (b *Backbone) newest(ctx context.Context, id string) (stored, error) {
-	m, err := b.stream.GetLastMsgForSubject(ctx, logPrefix+id)
+// newest returns the newest batch of stream id as some replica has it, or, if
+// that has none, as the leader does: so "not found" is true.
+func (b *Backbone) newest(ctx context.Context, log *part, id string) (stored, error) {
+	m, err := log.stream.GetLastMsgForSubject(ctx, logPrefix+id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) && b.replicated() {
+		return b.newestOfLeader(ctx, log, id)
+	}
+	return asStored(m, err)
+}
+
+func (b *Backbone) newestOfLeader(ctx context.Context, log *part, id string) (stored, error) {
+	return asStored(b.fromLeader(ctx, log, logPrefix+id, 0))
+}
+
+func (b *Backbone) oldest(ctx context.Context, log *part, id string) (stored, error) {
+	m, err := log.stream.GetMsg(ctx, 0, jetstream.WithGetMsgSubject(logPrefix+id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) && b.replicated() {
+		m, err = b.fromLeader(ctx, log, logPrefix+id, 1)
+	}
+	return asStored(m, err)
+}
+
+func asStored(m *jetstream.RawStreamMsg, err error) (stored, error) {
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return stored{}, ErrNotFound
 	}

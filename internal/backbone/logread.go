@@ -38,15 +38,25 @@ func (b *Backbone) ReadLog(ctx context.Context, id string, after uint64, budget 
 	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	batches, err := b.readLog(ctx, id, after, budget)
+	var batches []Batch
+	s, err := b.openedStore()
+	if err == nil {
+		batches, err = b.readLog(ctx, s.log, id, after, budget)
+		err = s.log.failed(err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read the log of %s after %d: %w", id, after, known(err))
+		return nil, fmt.Errorf("read the log of %s after %d: %w", id, after, err)
 	}
 	return batches, nil
 }
 
-func (b *Backbone) readLog(ctx context.Context, id string, after uint64, budget int) ([]Batch, error) {
-	tail, err := b.newest(ctx, id)
+func (b *Backbone) readLog(ctx context.Context, log *part, id string, after uint64, budget int) ([]Batch, error) {
+	tail, err := b.newest(ctx, log, id)
+	if err == nil && tail.Last < after && b.replicated() {
+		// Whoever has seen more than this replica has a cursor that the log
+		// confirms, unless the log has lost it.
+		tail, err = b.newestOfLeader(ctx, log, id)
+	}
 	if err != nil {
 		if errors.Is(err, ErrNotFound) {
 			b.positions.forget(id)
@@ -60,17 +70,17 @@ func (b *Backbone) readLog(ctx context.Context, id string, after uint64, budget 
 		return []Batch{tail.Batch}, nil
 	}
 	from, remembered := b.positions.find(id, after)
-	start, err := b.seek(ctx, id, after, from, &tail)
+	start, err := b.seek(ctx, log, id, after, from, &tail)
 	if err != nil {
 		return nil, err
 	}
-	batches, err := b.readFrom(ctx, id, after, start, budget)
+	batches, err := b.readFrom(ctx, log, id, after, start, budget)
 	if errors.Is(err, ErrGap) && remembered {
 		// What this process remembered may be of a log that has been removed
 		// and begun again, so only a search without it proves the gap.
 		b.positions.forget(id)
-		if start, err = b.seek(ctx, id, after, mark{}, &tail); err == nil {
-			batches, err = b.readFrom(ctx, id, after, start, budget)
+		if start, err = b.seek(ctx, log, id, after, mark{}, &tail); err == nil {
+			batches, err = b.readFrom(ctx, log, id, after, start, budget)
 		}
 	}
 	return batches, err
@@ -82,7 +92,7 @@ func (b *Backbone) readLog(ctx context.Context, id string, after uint64, budget 
 // them, so a search needs no index: it halves, in turns with guessing from the
 // seqs on either side, which is right at once for a stream that has grown
 // evenly. from is a batch at or before the place, or zero; tail lies behind.
-func (b *Backbone) seek(ctx context.Context, id string, after uint64, from mark, tail *stored) (uint64, error) {
+func (b *Backbone) seek(ctx context.Context, log *part, id string, after uint64, from mark, tail *stored) (uint64, error) {
 	lo, loSeq := max(from.pos, 1), from.last
 	if from.last > after || after == 0 {
 		return lo, nil
@@ -96,7 +106,7 @@ func (b *Backbone) seek(ctx context.Context, id string, after uint64, from mark,
 			probe = lo + uint64(share*float64(hi-lo))
 			probe = min(max(probe, lo+1), hi-1)
 		}
-		m, err := b.stream.GetMsg(ctx, probe, jetstream.WithGetMsgSubject(logPrefix+id))
+		m, err := log.stream.GetMsg(ctx, probe, jetstream.WithGetMsgSubject(logPrefix+id))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return lo, nil // the limits dropped it all meanwhile; reading will say so
 		}
@@ -120,7 +130,7 @@ func (b *Backbone) seek(ctx context.Context, id string, after uint64, from mark,
 }
 
 // readFrom reads batches from a position on.
-func (b *Backbone) readFrom(ctx context.Context, id string, after, start uint64, budget int) ([]Batch, error) {
+func (b *Backbone) readFrom(ctx context.Context, log *part, id string, after, start uint64, budget int) ([]Batch, error) {
 	var out []Batch
 	var at mark
 	size, next := 0, after+1
@@ -154,10 +164,34 @@ func (b *Backbone) readFrom(ctx context.Context, id string, after, start uint64,
 	}
 	if out == nil {
 		// There was a newer batch when the search began.
-		return nil, fmt.Errorf("%w: it was dropped while being read", ErrGap)
+		return b.readFromLeader(ctx, log, id, after, start)
 	}
 	b.positions.read(id, at) // where the reader's next page begins
 	return out, nil
+}
+
+// readFromLeader reads the batch at or after a position that the replica that
+// was read has not got, though the log has one: either the limits have dropped
+// it meanwhile, or the replica lags behind.
+func (b *Backbone) readFromLeader(ctx context.Context, log *part, id string, after, start uint64) ([]Batch, error) {
+	dropped := fmt.Errorf("%w: it was dropped while being read", ErrGap)
+	if !b.replicated() {
+		return nil, dropped
+	}
+	for {
+		s, err := asStored(b.fromLeader(ctx, log, logPrefix+id, max(start, 1)))
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return nil, dropped
+		case err != nil:
+			return nil, err
+		case s.First > after+1:
+			return nil, dropped
+		case s.Last > after:
+			return []Batch{s.Batch}, nil
+		}
+		start = s.pos + 1
+	}
 }
 
 // readPage reads some batches from a position on, none at the end.

@@ -43,8 +43,8 @@ func TestRunningJobsAreListedUntilTheyAreCleared(t *testing.T) {
 	if ids := slices.Sorted(maps.Keys(got)); !slices.Equal(ids, []string{"s00", "s04", "s08", "s12", "s16"}) {
 		t.Errorf("running: %v", ids)
 	}
-	if string(got["s04"]) != `{"n":"again"}` || string(got["s08"]) != `{"n":8}` {
-		t.Errorf("records: %q", got)
+	if string(got["s04"].Value) != `{"n":"again"}` || string(got["s08"].Value) != `{"n":8}` {
+		t.Errorf("records: %v", got)
 	}
 	if err := b.MarkRunning(t.Context(), "s1", make([]byte, backbone.MaxRecordBytes+1)); !errors.Is(err, backbone.ErrTooLarge) {
 		t.Errorf("a record too large: %v", err)

@@ -4,26 +4,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 )
 
-// startServer starts a NATS server in this process that can be reached by
-// nats.InProcessServer only and keeps its data in dir.
-func startServer(ctx context.Context, dir string, o Options) (*server.Server, error) {
+// An embeddedServer is a NATS server in this process.
+type embeddedServer struct {
+	*server.Server
+	// clients are those whom it lets in, nil where it listens for none.
+	clients *clients
+	routes  []*url.URL // to other nodes' servers
+}
+
+// options are those of a client in this process.
+func (e *embeddedServer) options() []nats.Option { return e.optionsOf(clientUser) }
+
+func (e *embeddedServer) optionsOf(user string) []nats.Option {
+	opts := []nats.Option{nats.InProcessServer(e.Server)}
+	if e.clients != nil {
+		opts = append(opts, nats.UserInfo(user, e.clients.password))
+	}
+	return opts
+}
+
+func (e *embeddedServer) stop() {
+	e.Shutdown()
+	e.WaitForShutdown()
+}
+
+// startServer starts a NATS server. Where the node is alone it can be reached
+// from this process only.
+func startServer(ctx context.Context, o Options) (*embeddedServer, error) {
 	logger := &serverLog{log: o.Logger.With().Str("component", "nats").Logger()}
-	s, err := server.NewServer(&server.Options{
+	so := &server.Options{
 		ServerName: o.Node,
-		DontListen: true,
 		NoSigs:     true, // signals belong to the program
 		NoLog:      true, // no logger of its own; ours is set below
 
 		JetStream:              true,
-		StoreDir:               dir,
 		SyncInterval:           o.SyncInterval,
 		JetStreamMaxStore:      serverMaxStore,
 		JetStreamMaxMemory:     serverMaxMemory,
@@ -31,18 +56,29 @@ func startServer(ctx context.Context, dir string, o Options) (*server.Server, er
 
 		MaxPayload: MaxMessageBytes,
 		MaxPending: serverMaxPending,
-	})
+	}
+	e := &embeddedServer{}
+	if o.Cluster == nil {
+		so.StoreDir, so.DontListen = filepath.Join(o.DataDir, "nats"), true
+	} else if err := e.join(so, o); err != nil {
+		return nil, err
+	}
+	s, err := server.NewServer(so)
 	if err != nil {
 		return nil, fmt.Errorf("set up the NATS server: %w", err)
 	}
+	e.Server = s
 	s.SetLoggerV2(logger, false, false, false)
 	s.Start()
 	if err := awaitServer(ctx, s, logger); err != nil {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return nil, fmt.Errorf("start the NATS server in %s: %w", dir, err)
+		e.stop()
+		return nil, fmt.Errorf("start the NATS server in %s: %w", so.StoreDir, err)
 	}
-	return s, nil
+	if err := e.tellRoutes(so); err != nil {
+		e.stop()
+		return nil, err
+	}
+	return e, nil
 }
 
 func awaitServer(ctx context.Context, s *server.Server, logger *serverLog) error {
@@ -61,6 +97,9 @@ func awaitServer(ctx context.Context, s *server.Server, logger *serverLog) error
 			return err
 		}
 		return errors.New("it is not ready")
+	}
+	if err := logger.fatal(); err != nil {
+		return err
 	}
 	if !s.JetStreamEnabled() {
 		return errors.New("it runs without its store")
@@ -82,8 +121,34 @@ var _ server.Logger = (*serverLog)(nil)
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug().Msg(text(format, v)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug().Msg(text(format, v)) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Trace().Msg(text(format, v)) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn().Msg(text(format, v)) }
+func (l *serverLog) Warnf(format string, v ...any) {
+	msg := text(format, v)
+	if ordinary(msg) {
+		l.log.Debug().Msg(msg)
+		return
+	}
+	l.log.Warn().Msg(msg)
+}
 func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(text(format, v)) }
+
+// ordinary reports whether a warning of the server's is about what happens at
+// every start of a node in a cluster, or when it grows.
+func ordinary(warning string) bool {
+	for _, part := range []string{
+		"Waiting for routing to be established",
+		"JetStream has not established contact with a meta leader",
+		"Metalayer blocking snapshot",
+		"detected stream remapping",
+		"resetting first sequence",
+		// ClusterTLSFiles verifies the chain, if not the name.
+		"hostname of solicited routes will not be verified",
+	} {
+		if strings.Contains(warning, part) {
+			return true
+		}
+	}
+	return false
+}
 
 // Fatalf does not end the process, as the server's own logger would: Open
 // returns what it says.

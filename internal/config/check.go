@@ -87,6 +87,7 @@ func (s *Serve) checkNumbers() []problem {
 		{"probe_timeout", s.ProbeTimeout, 100 * time.Millisecond, time.Minute},
 		{"cluster_lease", s.ClusterLease, time.Second, hour},
 		{"cluster_forget_after", s.ClusterForgetAfter, time.Second, 365 * 24 * hour},
+		{"drain_delay", s.DrainDelay, 0, hour},
 		{"reconnect_delay", s.ReconnectDelay, time.Millisecond, hour},
 		{"coalesce_window", s.CoalesceWindow, 0, 10 * time.Second},
 		{"poll_max_wait", s.PollMaxWait, time.Second, hour},

@@ -28,6 +28,7 @@ type Serve struct {
 	ClusterCA          string        `name:"cluster-ca" group:"Cluster" placeholder:"FILE" help:"The certificate authority that signs the nodes' certificates, and nothing else, in PEM."`
 	ClusterLease       time.Duration `group:"Cluster" default:"5s" help:"How long a node may be silent until the others take over what it ran."`
 	ClusterForgetAfter time.Duration `group:"Cluster" default:"10s" help:"How long a node must be gone before it no longer counts for the store's majority, where another loss would cost that."`
+	DrainDelay         time.Duration `group:"Cluster" default:"3s" help:"How long a node of several that shuts down still takes new clients, so that load balancers that ask /readyz can turn to the others first."`
 	Takeover           bool          `group:"Cluster" default:"true" negatable:"" help:"Go on with the analyses of a node that died, by asking a provider again. Requests are kept in the store for that while they run. Without it these analyses fail."`
 	NatsURL            string        `name:"nats-url" group:"Cluster" placeholder:"URL,…" help:"NATS servers with JetStream to use in the place of an embedded one, such as nats://10.0.0.1:4222 or tls://…."`
 	NatsCreds          string        `group:"Cluster" placeholder:"FILE" help:"Credentials for these servers, a .creds file."`

@@ -1,12 +1,11 @@
 package stream
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -16,105 +15,23 @@ import (
 	"github.com/athena-hub/athena/protocol"
 )
 
-// pageBytes is about how much one answer about history holds.
-const pageBytes = 1 << 20
-
-// maxPageBytes bounds what an owner answers whatever it is asked.
-const maxPageBytes = 4 << 20
-
-// A question is what a follower asks a stream's owner.
-type question struct {
-	After  uint64 `json:"after"`
-	Budget int    `json:"budget"`
-}
-
-// An answerHead is the first line of the owner's answer; events follow, one on
-// a line.
-type answerHead struct {
-	Head  uint64 `json:"head"`
-	Error string `json:"error,omitempty"`
-}
-
-// answer is what this node says about the history of a stream it writes.
-func (n *Node) answer(feed *hub.Feed, request []byte) []byte {
-	var q question
-	var head answerHead
-	var events []protocol.Encoded
-	if err := json.Unmarshal(request, &q); err != nil {
-		head.Error = err.Error()
-	} else {
-		budget := min(max(q.Budget, 1), maxPageBytes)
-		head.Head, _ = feed.Head()
-		var inMemory bool
-		if events, inMemory = feed.Events(q.After); !inMemory {
-			ctx, cancel := context.WithTimeout(n.ctx, n.opts.StoreTimeout)
-			events, err = n.readLog(ctx, feed.ID(), q.After, budget)
-			cancel()
-			if err != nil {
-				head.Error = err.Error()
-			}
-		}
-		size := 0
-		for i := range events {
-			if size += len(events[i].JSON); size > budget {
-				events = events[:i+1]
-				break
-			}
-		}
-	}
-	out, err := json.Marshal(head)
-	if err != nil {
-		panic(err) // a number and a string
-	}
-	for i := range events {
-		out = append(out, '\n')
-		out = append(out, events[i].JSON...)
-	}
-	return out
-}
-
-// A page is part of a stream's history, and where its head was.
-type page struct {
-	head   uint64
-	events []protocol.Encoded
-}
-
-// askOwner asks the node that runs the stream's job.
-func (n *Node) askOwner(ctx context.Context, id string, after uint64, budget int) (page, error) {
-	request, err := json.Marshal(question{after, budget})
-	if err != nil {
-		return page{}, err
-	}
-	// An owner that is just done may have taken the question and never answers.
-	ctx, cancel := context.WithTimeout(ctx, n.opts.AskTimeout)
-	defer cancel()
-	reply, err := n.bus.AskHistory(ctx, id, request)
-	if err != nil {
-		return page{}, err
-	}
-	first, rest, more := bytes.Cut(reply, []byte{'\n'})
-	var head answerHead
-	if err := json.Unmarshal(first, &head); err != nil {
-		return page{}, fmt.Errorf("history of %s: the owner's answer can't be read: %w", id, err)
-	}
-	if head.Error != "" {
-		return page{}, fmt.Errorf("history of %s: the owner says: %s", id, head.Error)
-	}
-	p := page{head: head.Head}
-	for more {
-		var line []byte
-		line, rest, more = bytes.Cut(rest, []byte{'\n'})
-		e, err := protocol.Parse(line)
-		if err != nil {
-			return page{}, fmt.Errorf("history of %s: %w", id, err)
-		}
-		p.events = append(p.events, e)
-	}
-	return p, nil
-}
-
 // A follower keeps the feed of a stream that another node writes, or has
-// written, filled.
+// written, filled. It listens to what the owner publishes; a hole in that, or
+// an owner's word of a head that the feed hasn't reached, makes it ask. Both
+// may be lost on their way, so it also asks from time to time, and more often
+// while the stream has neither an owner nor an end: an owner died, or gave the
+// job away, and the next one is not there yet.
+//
+// There may be two nodes that take themselves for the owner, one of which was
+// taken for dead and doesn't know yet. Either may answer. What holds then:
+//
+//   - Events are taken by their numbers only, from wherever they come, so a
+//     feed's log never has a hole and never goes back.
+//   - The true owner's covering event is in the log before anything that
+//     follows it is told. So the other owner's answer may leave a feed behind,
+//     in a tail that will be replaced, but never lead it past the covering event.
+//   - An answer that is behind the feed, or behind what is known to exist, is
+//     not the true owner's, and the log is read in its place.
 type follower struct {
 	node *Node
 	feed *hub.Feed
@@ -123,47 +40,176 @@ type follower struct {
 	ctx    context.Context // ends with the following
 	cancel context.CancelFunc
 
-	mu       sync.Mutex // held while the feed is appended to
-	target   uint64     // guarded by mu: the newest seq that is known to exist
-	catching bool       // guarded by mu: a goroutine fills a hole
+	mu       sync.Mutex    // held while the feed is appended to
+	target   uint64        // guarded by mu, as all below: the newest seq that is known to exist
+	catching bool          // a goroutine fetches what the feed lacks
+	owned    bool          // the newest question was answered by an owner
+	wait     time.Duration // until the next question, where it wasn't
+	timer    *time.Timer   // asks again; nil until watch
 	wg       sync.WaitGroup
 }
 
-// Open follows the stream, or reads it from the log if it has ended.
+const (
+	// fillRetry is the first wait before missed events are asked for again. It
+	// doubles up to orphanMax.
+	fillRetry = 50 * time.Millisecond
+	// orphanMin is how soon the owner of a stream that has none is looked for
+	// again. It doubles up to orphanMax.
+	orphanMin = 25 * time.Millisecond
+	orphanMax = time.Second
+	// openTries is how often Open looks for an owner of a stream that has
+	// neither one nor an end, openRetry the first wait between, which doubles. A
+	// new owner is known to other nodes some milliseconds after its own.
+	openTries = 5
+	openRetry = 10 * time.Millisecond
+)
+
+// Open follows the stream, or reads it from the log if it has ended. A stream
+// that has neither an owner nor an end is followed as well, from what the log
+// has, until it has either.
 func (n *Node) Open(ctx context.Context, feed *hub.Feed) (stop func(), err error) {
+	f, err := n.follow(feed)
+	if err != nil {
+		return nil, err
+	}
+	if n.opts.Sole {
+		err = f.beginAlone(ctx)
+	} else {
+		err = f.begin(ctx)
+	}
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	if _, ended := feed.Head(); ended {
+		f.close()
+		return func() {}, nil
+	}
+	if !n.opts.Sole {
+		f.watch()
+	}
+	return f.close, nil
+}
+
+// follow subscribes to the stream and fetches nothing yet.
+func (n *Node) follow(feed *hub.Feed) (*follower, error) {
 	feed.MarkStored(math.MaxUint64) // others have it
 	f := &follower{node: n, feed: feed}
 	f.ctx, f.cancel = context.WithCancel(n.ctx)
 	f.mu.Lock() // live must not run before f.stop is set
+	var err error
 	f.stop, err = n.bus.SubscribeLive(feed.ID(), f.live)
 	f.mu.Unlock()
 	if err != nil {
 		f.cancel()
 		return nil, err
 	}
-	if err := f.catchUp(ctx); err != nil {
-		f.close()
-		return nil, err
-	}
-	if _, ended := feed.Head(); !ended && n.opts.Sole {
-		// It doesn't run here, or it had a feed, and so nowhere: its job died,
-		// and the end that Recover or fence tried to store isn't there.
-		if err = n.endLost(ctx, feed.ID()); err == nil {
-			err = f.catchUp(ctx)
-		}
-		if err != nil {
-			f.close()
-			return nil, err
-		}
-	}
-	if _, ended := feed.Head(); ended {
-		f.close()
-		return func() {}, nil
-	}
 	n.mu.Lock()
 	n.followers[feed.ID()] = f
 	n.mu.Unlock()
-	return f.close, nil
+	return f, nil
+}
+
+// beginAlone fetches the past on a node that is alone.
+func (f *follower) beginAlone(ctx context.Context) error {
+	owned, err := f.catchUp(ctx)
+	if _, ended := f.feed.Head(); err != nil || ended || owned {
+		return err
+	}
+	// It doesn't run here, or it had a feed, and so nowhere: its job died, and
+	// the end that Recover or fence tried to store isn't there.
+	if err := f.node.endLost(ctx, f.feed.ID()); err != nil {
+		return err
+	}
+	_, err = f.catchUp(ctx)
+	return err
+}
+
+// begin fetches the past, from the owner or the log.
+func (f *follower) begin(ctx context.Context) error {
+	n, id := f.node, f.feed.ID()
+	wait := openRetry
+	for try := 1; ; try++ {
+		owned, err := f.catchUpOnce(ctx)
+		head, ended := f.feed.Head()
+		if ended || (err == nil && owned) {
+			return nil
+		}
+		exists := err == nil && head > 0
+		if isNotFound(err) {
+			var recordErr error
+			if exists, recordErr = n.known(ctx, id); recordErr == nil && !exists {
+				return err
+			} else if recordErr != nil {
+				err = recordErr
+			}
+		}
+		switch {
+		case exists && try >= openTries, errors.Is(err, errSilent):
+			return nil // followed without an owner
+		case ctx.Err() != nil || try >= openTries:
+			return away(id, err)
+		}
+		if !pause(ctx, wait) {
+			return away(id, err)
+		}
+		wait *= 2
+	}
+}
+
+// catchUpOnce is catchUp, and notes whether there is an owner. It doesn't wait
+// long for a store that is known to be away.
+func (f *follower) catchUpOnce(ctx context.Context) (owned bool, err error) {
+	if !f.node.bus.StoreUp() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*f.node.opts.AskTimeout)
+		defer cancel()
+	}
+	owned, err = f.catchUp(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.owned = err == nil && owned
+	return owned, err
+}
+
+// watch begins to ask from time to time.
+func (f *follower) watch() {
+	f.mu.Lock()
+	f.timer = time.AfterFunc(time.Hour, f.due)
+	f.schedule()
+	f.mu.Unlock()
+}
+
+// schedule sets the time of the next question. f.mu is held.
+func (f *follower) schedule() {
+	if f.timer == nil || f.ctx.Err() != nil {
+		return
+	}
+	next := f.node.opts.CheckInterval
+	if f.owned {
+		f.wait = 0
+	} else {
+		f.wait = min(max(2*f.wait, orphanMin), orphanMax)
+		next = min(f.wait, next)
+	}
+	// Streams that were opened together are not to be asked for together.
+	f.timer.Reset(next*3/4 + rand.N(next/2+1))
+}
+
+// due is called when it is time to ask.
+func (f *follower) due() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fetch()
+}
+
+// fetch starts the goroutine that fetches what is missing. f.mu is held.
+func (f *follower) fetch() {
+	if _, ended := f.feed.Head(); ended || f.catching || f.ctx.Err() != nil {
+		return
+	}
+	f.catching = true
+	f.wg.Go(f.fill)
 }
 
 // skip begins the feed where the log does.
@@ -175,35 +221,73 @@ func (f *follower) skip(ctx context.Context) error {
 	return err
 }
 
-// adopt follows a stream that this node wrote until another took it over. Its
-// feed goes on to the end.
-func (n *Node) adopt(feed *hub.Feed) {
-	n.start(func() {
-		stop, err := n.Open(n.ctx, feed)
-		if err == nil {
-			n.feeds.Follow(feed, stop)
-		} else if n.ctx.Err() == nil {
-			n.opts.Logger.Error().Err(err).Str("stream", feed.ID()).Msg("stream that was taken over can't be followed")
-		}
-	})
-}
-
 // Refresh asks for what feed lacks.
 func (n *Node) Refresh(ctx context.Context, feed *hub.Feed) error {
-	n.mu.Lock()
-	f := n.followers[feed.ID()]
-	n.mu.Unlock()
-	if f == nil {
+	f := n.follower(feed.ID())
+	if f == nil || f.feed != feed {
 		return nil // written here, or ended: the feed is the authority
 	}
-	return f.catchUp(ctx)
+	if _, err := f.catchUpOnce(ctx); n.opts.Sole {
+		return err
+	}
+	return nil // Beyond knows what to make of an error
+}
+
+// Beyond judges a cursor beyond the feed's head: see hub.HeadJudge.
+func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
+	if n.opts.Sole {
+		return nil // the feed is all there is
+	}
+	id := feed.ID()
+	if w := n.writer(id); w != nil && w.feed == feed {
+		// The client may have been served by a node that has the job now.
+		err := w.verify(ctx)
+		if err == nil && n.writer(id) == w {
+			return nil
+		}
+		return hub.ErrHeadUnknown
+	}
+	head, ended := feed.Head()
+	last, _, _, err := n.bus.LogTail(ctx, id)
+	switch {
+	case errors.Is(err, backbone.ErrNotFound):
+		last = 0
+	case err != nil && ended:
+		return away(id, err)
+	case err != nil:
+		return hub.ErrHeadUnknown
+	}
+	if ended {
+		if last <= head {
+			return nil
+		}
+		n.feeds.Drop(feed) // it has an end that was never stored, of a job that went on elsewhere
+		return hub.ErrSuperseded
+	}
+	f := n.follower(id)
+	if f == nil || f.feed != feed {
+		return hub.ErrHeadUnknown // it is about to be followed
+	}
+	if last > head {
+		f.missed(last) // who answered is not the owner any more
+		return hub.ErrHeadUnknown
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.owned {
+		return hub.ErrHeadUnknown
+	}
+	return nil
 }
 
 // close ends the following and waits until nothing is appended any more.
 func (f *follower) close() {
 	f.unsubscribe()
-	f.mu.Lock() // missed starts nothing any more
+	f.mu.Lock() // fetch starts nothing any more
 	f.cancel()
+	if f.timer != nil {
+		f.timer.Stop()
+	}
 	f.mu.Unlock()
 	f.wg.Wait()
 }
@@ -252,30 +336,26 @@ func (f *follower) live(data []byte) {
 func (f *follower) missed(seq uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	head, ended := f.feed.Head()
-	if seq <= head || ended {
-		return
+	if head, _ := f.feed.Head(); seq > head {
+		f.target = max(f.target, seq)
+		f.fetch()
 	}
-	f.target = max(f.target, seq)
-	if f.catching || f.ctx.Err() != nil {
-		return
-	}
-	f.catching = true
-	f.wg.Go(f.fill)
 }
 
-// fill fetches what is missed until the feed has all that is known to exist.
+// fill fetches what is missing until the feed has all that is known to exist.
 func (f *follower) fill() {
-	wait := fillRetry
-	for {
+	told := false
+	for wait := fillRetry; ; wait = min(2*wait, orphanMax, f.node.opts.RetryMax) {
 		ctx, cancel := context.WithTimeout(f.ctx, f.node.opts.StoreTimeout)
-		err := f.catchUp(ctx)
+		owned, err := f.catchUp(ctx)
 		cancel()
 
 		f.mu.Lock()
+		f.owned = err == nil && owned
 		head, ended := f.feed.Head()
 		if ended || f.ctx.Err() != nil || (err == nil && (head >= f.target || f.target == math.MaxUint64)) {
 			f.catching, f.target = false, 0
+			f.schedule()
 			f.mu.Unlock()
 			if ended {
 				f.unsubscribe()
@@ -283,65 +363,110 @@ func (f *follower) fill() {
 			return
 		}
 		f.mu.Unlock()
-		if err != nil {
+		if err != nil && !told {
+			told = true
 			f.node.opts.Logger.Warn().Err(err).Str("stream", f.feed.ID()).Msg("missed events could not be fetched yet")
 		}
-		select {
-		case <-time.After(wait):
-		case <-f.ctx.Done():
+		if !pause(f.ctx, wait) {
+			continue // which ends it
 		}
-		wait = min(2*wait, f.node.opts.RetryMax)
 	}
 }
 
-// fillRetry is the first wait before missed events are asked for again. It
-// doubles up to RetryMax.
-const fillRetry = 50 * time.Millisecond
+// errSilent says that a stream has an owner, which doesn't answer, and nothing
+// in the log.
+var errSilent = errors.New("the stream's owner doesn't answer")
 
 // catchUp appends what follows the feed's head, until it is where the stream
-// was when the last question was answered.
-func (f *follower) catchUp(ctx context.Context) error {
-	n, id := f.node, f.feed.ID()
+// was when the last question was answered. It reports whether an owner answered
+// it. Where none did, or one that knows less than is known, the log is read.
+func (f *follower) catchUp(ctx context.Context) (owned bool, err error) {
+	owned, silent, err := f.askOn(ctx)
+	if err != nil || (owned && !f.behind()) {
+		return owned, err
+	}
+	err = f.readOn(ctx)
+	switch {
+	case owned: // it is asked again, whatever the log says
+		return true, nil
+	case silent && isNotFound(err):
+		return false, fmt.Errorf("history of %s: %w", f.feed.ID(), errSilent)
+	}
+	return false, err
+}
+
+// behind reports whether the feed lacks something that is known to exist.
+func (f *follower) behind() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	head, ended := f.feed.Head()
+	return !ended && head < f.target && f.target != math.MaxUint64
+}
+
+// askOn appends what the owner has, if there is one. silent says that there is
+// one, and that it didn't answer.
+func (f *follower) askOn(ctx context.Context) (owned, silent bool, err error) {
+	for {
+		head, ended := f.feed.Head()
+		if ended {
+			return true, false, nil
+		}
+		viewers, _ := f.feed.Watchers()
+		p, err := f.node.ask(ctx, f.feed.ID(), question{After: head, Budget: pageBytes, Viewers: viewers})
+		switch {
+		case errors.Is(err, backbone.ErrNoOwner):
+			return false, false, nil
+		case err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			return false, true, nil
+		case err != nil:
+			return false, false, err
+		case p.head < head:
+			return false, false, nil // it was taken over, and doesn't know yet
+		}
+		if err := f.take(p.events); err != nil {
+			return false, false, err
+		}
+		if now, ended := f.feed.Head(); ended || len(p.events) == 0 || now >= p.head {
+			return true, false, nil
+		}
+	}
+}
+
+// readOn appends what the log has.
+func (f *follower) readOn(ctx context.Context) error {
 	for {
 		head, ended := f.feed.Head()
 		if ended {
 			return nil
 		}
-		p, err := n.askOwner(ctx, id, head, pageBytes)
-		silent := ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
-		if silent || errors.Is(err, backbone.ErrNoOwner) {
-			events, logErr := n.readLog(ctx, id, head, pageBytes)
-			if head == 0 && errors.Is(logErr, errExpired) {
-				// Some of the beginning is gone, and cursors in it are refused;
-				// those behind it are served.
-				if logErr = f.skip(ctx); logErr == nil {
-					continue
-				}
-			}
-			if !silent || logErr == nil { // a silent owner may not have stored anything yet
-				p.events, err = events, logErr
-			}
-			if len(events) > 0 {
-				p.head = math.MaxUint64 // ask again until there is nothing more
+		events, err := f.node.readLog(ctx, f.feed.ID(), head, pageBytes)
+		if head == 0 && errors.Is(err, errExpired) {
+			// Some of the beginning is gone, and cursors in it are refused; those
+			// behind it are served.
+			if err = f.skip(ctx); err == nil {
+				continue
 			}
 		}
-		if err != nil {
+		if err != nil || len(events) == 0 {
 			return err
 		}
-		f.mu.Lock()
-		for i := range p.events {
-			if err = f.feed.Append(p.events[i]); err != nil {
-				break
-			}
-		}
-		head, ended = f.feed.Head()
-		again := !ended && head < max(p.head, f.target) && len(p.events) > 0
-		f.mu.Unlock()
-		if err != nil {
+		if err := f.take(events); err != nil {
 			return err
-		}
-		if !again {
-			return nil
 		}
 	}
+}
+
+// take appends events that were fetched.
+func (f *follower) take(events []protocol.Encoded) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.ctx.Err(); err != nil {
+		return err // the feed is somebody else's now
+	}
+	for i := range events {
+		if err := f.feed.Append(events[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,24 +3,17 @@ package stream
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/athena-hub/athena/hub"
 	"github.com/athena-hub/athena/internal/backbone"
-	"github.com/athena-hub/athena/protocol"
 )
-
-// coverWidth is how many numbers the event covers that ends a stream whose
-// owner was lost. It must be more than a node can have written and not stored:
-// a million events a second would take an hour.
-const coverWidth = 1 << 32
 
 // Metrics is told what happens to the stored log. Methods must be quick.
 type Metrics interface {
@@ -39,6 +32,11 @@ type Options struct {
 	// Sole says that no other node uses the same store, so that every job that
 	// is recorded as running at start has died.
 	Sole bool
+	// Peers tells how many other nodes are up; nil: none.
+	Peers func() int
+	// OnCancel cancels a job that this node runs, when another node asks for
+	// it; nil: other nodes can't.
+	OnCancel func(ctx context.Context, id string) error
 	// CoalesceWindow is the least time between two chunk events of a stream;
 	// what comes in between is merged, and written up to an eighth of the
 	// window late. 0 turns merging off.
@@ -52,14 +50,25 @@ type Options struct {
 	// ChunkBytes bounds the text of one chunk event; longer text is split.
 	// Default 16 KiB.
 	ChunkBytes int
-	// StoreTimeout bounds one try to store a batch. Default 10 s.
+	// StoreTimeout bounds one try to store a batch. Default 10 s, and among
+	// several nodes 3 s: a batch that was on its way to a leader that died is
+	// not answered, and another try finds the next leader.
 	StoreTimeout time.Duration
+	// UnstoredBytes is how much may wait to be stored, in all streams together,
+	// before Create refuses new ones: the store is away, and memory is finite.
+	// Default 256 MiB.
+	UnstoredBytes int64
 	// TerminalWait bounds how long a terminal event waits to be stored before
 	// clients see it. Default 1 s.
 	TerminalWait time.Duration
 	// AskTimeout bounds how long a stream's owner may take to answer for its
 	// history before the log is read in its place. Default 1 s.
 	AskTimeout time.Duration
+	// CheckInterval is how often a stream that another node writes is asked
+	// for, beside what arrives by itself: so much later a lost end is noticed,
+	// and an owner knows so exactly when its last viewer elsewhere left.
+	// Default 3 s.
+	CheckInterval time.Duration
 	// RetryMax bounds the wait between two tries. Default 5 s.
 	RetryMax time.Duration
 	Metrics  Metrics
@@ -71,10 +80,20 @@ func (o Options) withDefaults() Options {
 	o.BatchInterval = cmp.Or(o.BatchInterval, 250*time.Millisecond)
 	o.BatchBytes = cmp.Or(o.BatchBytes, 16<<10)
 	o.ChunkBytes = cmp.Or(o.ChunkBytes, 16<<10)
-	o.StoreTimeout = cmp.Or(o.StoreTimeout, 10*time.Second)
+	if o.StoreTimeout == 0 {
+		o.StoreTimeout = 3 * time.Second
+		if o.Sole {
+			o.StoreTimeout = 10 * time.Second
+		}
+	}
+	o.UnstoredBytes = cmp.Or(o.UnstoredBytes, 256<<20)
+	o.CheckInterval = cmp.Or(o.CheckInterval, 3*time.Second)
 	o.TerminalWait = cmp.Or(o.TerminalWait, time.Second)
 	o.AskTimeout = cmp.Or(o.AskTimeout, time.Second)
 	o.RetryMax = cmp.Or(o.RetryMax, 5*time.Second)
+	if o.Peers == nil {
+		o.Peers = func() int { return 0 }
+	}
 	if o.Metrics == nil {
 		o.Metrics = noMetrics{}
 	}
@@ -93,15 +112,20 @@ type Bus interface {
 	ReadLog(ctx context.Context, id string, after uint64, budget int) ([]backbone.Batch, error)
 	LogTail(ctx context.Context, id string) (last, pos uint64, end bool, err error)
 	LogFirst(ctx context.Context, id string) (first uint64, err error)
-	MarkRunning(ctx context.Context, id string, record []byte) error
+	RunningRecord(ctx context.Context, id string) (backbone.Record, error)
+	TakeRunning(ctx context.Context, id string, record []byte, revision uint64) (next uint64, taken bool, err error)
 	ClearRunning(ctx context.Context, id string) error
-	Running(ctx context.Context) (map[string][]byte, error)
+	Running(ctx context.Context) (map[string]backbone.Record, error)
+	Gather(ctx context.Context, topic string, request []byte, n int) ([][]byte, error)
+	Answer(topic string, fn func(request []byte) (reply []byte)) (stop func(), err error)
+	StoreUp() bool
 	Epoch() uint64
 }
 
 var (
-	_ Bus        = (*backbone.Backbone)(nil)
-	_ hub.Source = (*Node)(nil)
+	_ Bus           = (*backbone.Backbone)(nil)
+	_ hub.Source    = (*Node)(nil)
+	_ hub.HeadJudge = (*Node)(nil)
 )
 
 // A Node makes and finds the streams of one node. The methods may be called
@@ -111,12 +135,14 @@ type Node struct {
 	feeds *hub.Feeds
 	bus   Bus
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // the storer, what it waits for, the windows, catch-ups
-	storer storer
-	// windows merges chunks of text that come close together.
-	windows *windows
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // the storer, what it waits for, the windows, catch-ups, records that are looked after
+	storer  storer
+	windows *windows // merge chunks of text that come close together
+	// unstored is how many bytes wait to be stored, in all writers.
+	unstored atomic.Int64
+	unanswer func() // ends answering for this node's viewers
 
 	mu        sync.Mutex
 	writers   map[string]*Writer   // guarded by mu: those that are not fully stored
@@ -132,67 +158,8 @@ func New(feeds *hub.Feeds, bus Bus, o Options) *Node {
 	n.windows = newWindows(n.opts.CoalesceWindow)
 	n.wg.Go(n.storeLoop)
 	n.wg.Go(func() { n.windows.run(n.ctx) })
+	n.unanswer = n.answerViewers()
 	return n
-}
-
-// record is what the store knows of a job that runs.
-type record struct {
-	Node    string    `json:"node"`
-	Epoch   uint64    `json:"epoch"`
-	Started time.Time `json:"started"`
-}
-
-// Recover ends the streams whose jobs died with an earlier process of this
-// node, so that every stream ends (P4). It returns how many those were, and
-// which could not be ended, which the next Recover tries again. Call it before
-// clients are let in.
-func (n *Node) Recover(ctx context.Context) (ended int, err error) {
-	running, err := n.bus.Running(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("list running jobs: %w", err)
-	}
-	var errs []error
-	for id, value := range running {
-		var r record
-		if err := json.Unmarshal(value, &r); err != nil {
-			n.opts.Logger.Warn().Err(err).Str("stream", id).Msg("record of a running job can't be read")
-		}
-		if !n.opts.Sole && r.Node != n.opts.Node {
-			continue
-		}
-		if r.Node == n.opts.Node && r.Epoch == n.bus.Epoch() {
-			continue // started by this process
-		}
-		if err := n.endLost(ctx, id); err != nil {
-			errs = append(errs, fmt.Errorf("end stream %s, whose node was lost: %w", id, err))
-			continue
-		}
-		ended++
-	}
-	return ended, errors.Join(errs...)
-}
-
-// endLost appends failed to the stored log of a stream whose owner is gone. The
-// event covers a wide range from the stored head on: clients may have seen
-// events that were never stored, and their cursors must lie before its end.
-func (n *Node) endLost(ctx context.Context, id string) error {
-	last, pos, end, err := n.bus.LogTail(ctx, id)
-	if err != nil && !errors.Is(err, backbone.ErrNotFound) {
-		return err
-	}
-	if !end {
-		cause := protocol.Errorf(protocol.CodeOwnerLost, "the node that ran the analysis stopped before it was done; start it again")
-		e, err := protocol.Encode(id, last+1, last+coverWidth, protocol.TypeFailed, time.Now(), &protocol.Failed{Error: cause})
-		if err != nil {
-			return err
-		}
-		batch := backbone.Batch{First: e.First, Last: e.Seq, End: true, Events: [][]byte{e.JSON}}
-		if _, err := n.bus.AppendLog(ctx, id, pos, batch); err != nil {
-			return err
-		}
-		_ = n.bus.PublishLive(id, e.JSON) // a hole, which its readers will fill
-	}
-	return n.bus.ClearRunning(ctx, id)
 }
 
 // Close waits until everything is stored or ctx ends, and then for the node's
@@ -215,6 +182,7 @@ func (n *Node) Close(ctx context.Context) error {
 			lost++
 		}
 	}
+	n.unanswer()
 	n.mu.Lock() // start begins nothing any more
 	n.cancel()
 	n.mu.Unlock()
@@ -236,63 +204,43 @@ func (n *Node) start(f func()) bool {
 	return true
 }
 
-// Read returns stored events, and where the log doesn't have them yet, what the
-// stream's owner has.
-func (n *Node) Read(ctx context.Context, id string, after uint64, budget int) ([]protocol.Encoded, error) {
-	events, err := n.readLog(ctx, id, after, budget)
-	if err == nil && len(events) > 0 {
-		return events, nil
-	}
-	if err != nil && !errors.Is(err, protocol.Errorf(protocol.CodeStreamNotFound, "")) {
-		return nil, err
-	}
-	page, askErr := n.askOwner(ctx, id, after, budget)
-	if askErr == nil {
-		return page.events, nil
-	}
-	if err == nil || errors.Is(askErr, backbone.ErrNoOwner) {
-		return events, err
-	}
-	return nil, askErr
-}
-
-// errExpired says that the limits of the log have dropped what was asked for.
-var errExpired = errors.New("history has expired")
-
-// readLog returns the stored events after the cursor.
-func (n *Node) readLog(ctx context.Context, id string, after uint64, budget int) ([]protocol.Encoded, error) {
-	batches, err := n.bus.ReadLog(ctx, id, after, budget)
-	switch {
-	case errors.Is(err, backbone.ErrNotFound):
-		return nil, protocol.Errorf(protocol.CodeStreamNotFound, "stream %s is unknown or has expired", id)
-	case errors.Is(err, backbone.ErrGap):
-		return nil, protocol.Errorf(protocol.CodeStreamNotFound, "%w: what follows cursor %d of stream %s", errExpired, after, id)
-	case err != nil:
-		return nil, fmt.Errorf("read history of %s: %w", id, err)
-	}
-	var events []protocol.Encoded
-	for _, b := range batches {
-		for _, raw := range b.Events {
-			e, err := protocol.Parse(raw)
-			if err != nil {
-				return nil, fmt.Errorf("read history of %s: %w", id, err)
-			}
-			if e.Seq > after {
-				events = append(events, e)
-			}
-		}
-	}
-	return events, nil
-}
-
 // Dropped is to be told when live messages of the stream were lost on their way
 // to this node.
 func (n *Node) Dropped(id string) {
-	n.mu.Lock()
-	f := n.followers[id]
-	n.mu.Unlock()
-	if f != nil {
+	if f := n.follower(id); f != nil {
 		f.missed(math.MaxUint64)
+	}
+}
+
+// writer returns the stream's Writer on this node, or nil.
+func (n *Node) writer(id string) *Writer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.writers[id]
+}
+
+// follower returns what follows the stream on this node, or nil.
+func (n *Node) follower(id string) *follower {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.followers[id]
+}
+
+// waits counts bytes that have come to wait to be stored, or less.
+func (n *Node) waits(delta int) {
+	n.unstored.Add(int64(delta))
+	n.opts.Metrics.Unstored(delta)
+}
+
+// pause waits for d. It reports false if ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -28,6 +28,10 @@ type logQueue struct {
 	// tried is how many events are in a batch whose storing failed. It may have
 	// been stored all the same, which only the very same batch can find out.
 	tried int
+	// conflicts is how many tries in a row found another batch in the place.
+	conflicts int
+	// empty, where somebody waits for it, is closed when nothing is left.
+	empty chan struct{}
 }
 
 // A storer stores what the writers of a node have, in groups: all that have
@@ -127,7 +131,7 @@ func (o *onWay) finish() {
 	pos, err := o.wait()
 	switch {
 	case errors.Is(err, backbone.ErrConflict):
-		w.fence()
+		n.start(func() { w.conflicted(err) }) // others of the group wait
 	case err != nil:
 		n.opts.Metrics.StoreFailed()
 		if n.ctx.Err() == nil {
@@ -155,7 +159,7 @@ func (w *Writer) enqueue(e protocol.Encoded) {
 	q := &w.log
 	q.events = append(q.events, e)
 	q.bytes += len(e.JSON)
-	w.node.opts.Metrics.Unstored(len(e.JSON))
+	w.node.waits(len(e.JSON))
 	w.storeSoon(e.Terminal())
 }
 
@@ -163,7 +167,7 @@ func (w *Writer) enqueue(e protocol.Encoded) {
 // or has much, unless that is under way or a try has just failed. w.mu is held.
 func (w *Writer) storeSoon(urgent bool) {
 	q := &w.log
-	if q.storing || len(q.events) == 0 || errors.Is(w.ended, ErrFenced) {
+	if q.storing || len(q.events) == 0 {
 		return
 	}
 	urgent = (urgent || q.bytes >= w.node.opts.BatchBytes) && q.retryAt.IsZero()
@@ -176,6 +180,13 @@ func (w *Writer) storeSoon(urgent bool) {
 	}
 }
 
+// storeNow has the writer stored at once, what failed before included. w.mu is
+// held.
+func (w *Writer) storeNow() {
+	w.log.retry, w.log.retryAt = 0, time.Time{}
+	w.storeSoon(true)
+}
+
 // nextBatch takes the writer from the storer's list. ok says that there is
 // something to store now.
 func (w *Writer) nextBatch(tick bool) (b backbone.Batch, bytes int, prev uint64, ok bool) {
@@ -186,7 +197,7 @@ func (w *Writer) nextBatch(tick bool) (b backbone.Batch, bytes int, prev uint64,
 	if tick {
 		q.listed = false
 	}
-	if q.storing || len(q.events) == 0 || errors.Is(w.ended, ErrFenced) {
+	if q.storing || len(q.events) == 0 {
 		return b, 0, 0, false
 	}
 	if time.Now().Before(q.retryAt) {
@@ -222,16 +233,23 @@ func (w *Writer) batch() (b backbone.Batch, bytes int, prev uint64) {
 func (w *Writer) storedBatch(events, bytes int, pos uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.gone {
+		return // meanwhile
+	}
 	q := &w.log
-	q.pos, q.retry, q.retryAt, q.tried = pos, 0, time.Time{}, 0
+	q.pos, q.retry, q.retryAt, q.tried, q.conflicts = pos, 0, time.Time{}, 0, 0
 	clear(q.events[:events])
 	q.events = q.events[events:]
 	if len(q.events) == 0 {
 		q.events = nil
 	}
 	q.bytes -= bytes
-	w.node.opts.Metrics.Unstored(-bytes)
+	w.node.waits(-bytes)
 	q.storing = false
+	if len(q.events) == 0 && q.empty != nil {
+		close(q.empty)
+		q.empty = nil
+	}
 	w.storeSoon(len(q.events) > 0 && q.events[len(q.events)-1].Terminal())
 }
 
@@ -239,61 +257,14 @@ func (w *Writer) storedBatch(events, bytes int, pos uint64) {
 func (w *Writer) storeLater() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.gone {
+		return
+	}
 	q := &w.log
 	q.storing = false
 	q.retry = min(max(2*q.retry, w.node.opts.BatchInterval), w.node.opts.RetryMax)
 	q.retryAt = time.Now().Add(q.retry)
 	w.storeSoon(false)
-}
-
-// finish is called when the terminal event is stored: from here on everybody
-// reads the log.
-func (w *Writer) finish() {
-	n := w.node
-	ctx, cancel := context.WithTimeout(n.ctx, n.opts.StoreTimeout)
-	defer cancel()
-	if err := n.bus.ClearRunning(ctx, w.id); err != nil && n.ctx.Err() == nil {
-		// The next start finds that the stream has ended, and clears it then.
-		n.opts.Logger.Warn().Err(err).Str("stream", w.id).Msg("record of a finished job could not be removed")
-	}
-	w.release()
-}
-
-// fence is called when the log shows that another node writes the stream: this
-// one becomes a follower.
-func (w *Writer) fence() {
-	n := w.node
-	n.opts.Logger.Error().Str("stream", w.id).Msg("another node has taken the stream over; this one only follows now")
-	w.mu.Lock()
-	w.ended = ErrFenced
-	if w.final != nil { // its place is in the log no more
-		w.final = nil
-		close(w.told)
-	}
-	w.mu.Unlock()
-	if n.opts.Sole {
-		// Nobody else can have, so nobody else will end it.
-		ctx, cancel := context.WithTimeout(n.ctx, n.opts.StoreTimeout)
-		if err := n.endLost(ctx, w.id); err != nil && n.ctx.Err() == nil {
-			n.opts.Logger.Error().Err(err).Str("stream", w.id).Msg("stream could not be ended; the next start will")
-		}
-		cancel()
-	}
-	w.release()
-	n.adopt(w.feed)
-}
-
-func (w *Writer) release() {
-	w.mu.Lock()
-	w.node.opts.Metrics.Unstored(-w.log.bytes)
-	w.log = logQueue{}
-	w.mu.Unlock()
-	w.unhook()
-	w.node.feeds.Disown(w.feed)
-	w.node.mu.Lock()
-	delete(w.node.writers, w.id)
-	w.node.mu.Unlock()
-	close(w.stored)
 }
 
 // announcement is the live message that tells a stream's head. An event begins

@@ -2,11 +2,11 @@ package stream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -24,16 +24,20 @@ var (
 // A Writer writes one stream on the node that runs its job. The methods may be
 // called concurrently, though the order of events is then anybody's.
 type Writer struct {
-	// Set by Create, then read-only.
+	// Set by Create or Resume, then read-only.
 	id     string
 	node   *Node
 	feed   *hub.Feed
-	stored chan struct{} // closed when nothing is left to store
+	mark   mark          // the job's record
+	stored chan struct{} // closed when the writer is done: everything is stored, or another node writes
 	unhook func()        // ends answering for the stream's history
+	viewed atomic.Int64  // when a client was last known to watch on another node, by clock; 0: never
 
 	mu       sync.Mutex
 	seq      uint64          // guarded by mu, as all below
 	ended    error           // why nothing more can be appended
+	gone     bool            // the writer is done
+	untold   bool            // the terminal event was dropped before clients saw it, since another node writes
 	digest   protocol.Digest // of the text so far
 	kind     protocol.ChunkKind
 	attempt  int
@@ -47,41 +51,55 @@ type Writer struct {
 	log  logQueue      // guarded by mu
 }
 
+func newWriter(n *Node, id string, value []byte) *Writer {
+	return &Writer{id: id, node: n, mark: mark{value: value}, stored: make(chan struct{}), told: make(chan struct{})}
+}
+
 // Create starts a stream. It returns when the store knows that the job runs,
-// so that its stream will be ended if this process dies.
+// so that its stream will be ended if this process dies. Among several nodes a
+// store that is away is no reason to refuse: then the job is recorded as soon
+// as it can be. But where too much waits to be stored the error is overloaded.
 func (n *Node) Create(ctx context.Context, id string) (*Writer, error) {
 	if !protocol.ValidStreamID(id) {
 		return nil, fmt.Errorf("create stream: %q is not a stream id", id)
 	}
-	value, err := json.Marshal(record{Node: n.opts.Node, Epoch: n.bus.Epoch(), Started: time.Now().UTC()})
-	if err != nil {
-		return nil, err
+	if waiting := n.unstored.Load(); waiting > n.opts.UnstoredBytes {
+		return nil, protocol.Errorf(protocol.CodeOverloaded, "%d bytes wait to be stored; the store doesn't answer", waiting).WithRetryAfter(n.opts.RetryMax)
 	}
-	if err := n.bus.MarkRunning(ctx, id, value); err != nil {
+	w := newWriter(n, id, n.ownRecord())
+	later, err := w.recordFirst(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("create stream: %w", err)
 	}
-	w := &Writer{id: id, node: n, stored: make(chan struct{}), told: make(chan struct{})}
 	if w.feed, err = n.feeds.Create(id); err == nil {
-		w.unhook, err = n.bus.ServeHistory(id, func(request []byte) []byte { return n.answer(w.feed, request) })
-		if err != nil {
+		if err = w.serve(); err != nil {
 			n.feeds.Disown(w.feed)
 		}
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create stream: %w", err), n.bus.ClearRunning(ctx, id))
 	}
-	n.mu.Lock()
-	n.writers[id] = w
-	n.mu.Unlock()
+	if later {
+		n.start(w.recordLater)
+	}
 	return w, nil
+}
+
+// serve begins to answer for the stream's history.
+func (w *Writer) serve() (err error) {
+	n := w.node
+	w.unhook, err = n.bus.ServeHistory(w.id, func(request []byte) []byte { return n.answer(w, request) })
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.writers[w.id] = w
+	n.mu.Unlock()
+	return nil
 }
 
 // ID returns the stream's id.
 func (w *Writer) ID() string { return w.id }
-
-// Watchers returns how many clients watch on this node, and where none does,
-// since when.
-func (w *Writer) Watchers() (n int, idleSince time.Time) { return w.feed.Watchers() }
 
 // Append writes an event of any type but chunk, whose data is as
 // protocol.DataFor says. A terminal one ends the stream; what proves
@@ -100,6 +118,11 @@ func (w *Writer) Append(t protocol.Type, data any) error {
 	case <-w.told:
 	case <-wait.C:
 		w.tell()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.untold {
+		return ErrFenced
 	}
 	return nil
 }
@@ -205,8 +228,7 @@ func (w *Writer) Flush() {
 	if w.ended == nil {
 		_ = w.flushText() // the next call returns the error
 	}
-	w.log.retry, w.log.retryAt = 0, time.Time{} // what failed before is tried again at once
-	w.storeSoon(true)
+	w.storeNow()
 }
 
 // openWindow has the text that waits written after d, or when an earlier

@@ -30,6 +30,7 @@ type Metrics struct {
 	other      *transportMetrics
 
 	providers     providerMetrics
+	cluster       clusterMetrics
 	closes        *prometheus.CounterVec
 	running       prometheus.Gauge
 	started       prometheus.Counter
@@ -70,6 +71,7 @@ func NewMetrics(version string) *Metrics {
 
 	m.registerTransports()
 	m.providers = newProviderMetrics(reg)
+	m.cluster = newClusterMetrics(reg)
 	m.running = gauge(reg, "analyses_running", "Analyses that run now.")
 	m.started = counter(reg, "analyses_started_total", "Analyses started.")
 	m.ended = counterVec(reg, "analyses_ended_total", "Analyses ended, by outcome: completed, failed or cancelled.", "outcome")

@@ -1,0 +1,491 @@
+package cluster_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/athena-hub/athena/internal/cluster"
+)
+
+// soon is when, after the death of a node, its streams must be taken over.
+const soon = lease + 2*lease/5 + small
+
+// wantTaken checks that a stream was taken over once.
+func wantTaken(t *testing.T, w *world, id, reason string, since time.Time, within time.Duration) {
+	t.Helper()
+	all := w.takings(id)
+	if len(all) != 1 {
+		t.Errorf("%s was taken over %d times", id, len(all))
+		return
+	}
+	if took := all[0].at.Sub(since); took > within {
+		t.Errorf("%s was taken over after %v", id, took)
+	}
+	if all[0].reason != reason {
+		t.Errorf("%s was taken over for %s", id, all[0].reason)
+	}
+}
+
+func TestADeadNodesStreamsAreTakenOverOnceAndInTime(t *testing.T) {
+	for nodes := 2; nodes <= 5; nodes++ { // two as with a store of NATS's own
+		t.Run(fmt.Sprint(nodes, " nodes"), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				all := w.startAll([]string{"a", "b", "c", "d", "e"}[:nodes]...)
+				time.Sleep(2*lease + lease/7)
+				for i := range 100 {
+					all[0].mark(fmt.Sprint("job", i))
+					all[1].mark(fmt.Sprint("other", i))
+				}
+				died := time.Now()
+				all[0].kill()
+				time.Sleep(3 * lease)
+				by := map[string]int{}
+				for i := range 100 {
+					wantTaken(t, w, fmt.Sprint("job", i), cluster.ReasonOwnerLost, died, soon)
+					for _, taking := range w.takings(fmt.Sprint("job", i)) {
+						by[taking.by.name]++
+					}
+					if len(w.takings(fmt.Sprint("other", i))) > 0 {
+						t.Error("a living node's stream was taken over")
+					}
+				}
+				if n := w.takeOverCalls(); n != 100 {
+					t.Errorf("TakeOver was called %d times for 100 streams", n)
+				}
+				for _, p := range all[1:] {
+					if by[p.name] < 50/(nodes-1) {
+						t.Errorf("%s took over %d of 100", p.name, by[p.name])
+					}
+				}
+				for _, m := range all[1].Members() {
+					if want := map[bool]cluster.State{true: cluster.StateGone, false: cluster.StateUp}[m.Node == "a"]; m.State != want {
+						t.Errorf("%s is %s", m.Node, m.State)
+					}
+				}
+				time.Sleep(20 * lease)
+				if n := len(all[1].Members()); n != nodes-1 {
+					t.Errorf("%d members are left in the end", n)
+				}
+			})
+		})
+	}
+}
+
+func TestANodeThatMayBeDeadTooIsNotWaitedFor(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c", "d", "e")
+		time.Sleep(2 * lease)
+		for i := range 50 {
+			all[0].mark(fmt.Sprint("a", i))
+			all[1].mark(fmt.Sprint("b", i))
+		}
+		died := time.Now()
+		all[0].kill()
+		time.Sleep(lease / 5)
+		all[1].kill()
+		time.Sleep(3 * lease)
+		for i := range 50 {
+			wantTaken(t, w, fmt.Sprint("a", i), cluster.ReasonOwnerLost, died, soon)
+			wantTaken(t, w, fmt.Sprint("b", i), cluster.ReasonOwnerLost, died, lease/5+soon)
+			wantTaken(t, w, fmt.Sprint("a", i), cluster.ReasonOwnerLost, w.removed["a"], small)
+			wantTaken(t, w, fmt.Sprint("b", i), cluster.ReasonOwnerLost, w.removed["b"], small)
+		}
+	})
+}
+
+func TestWhenTheStoresLeaderDiesTooTheElectionIsMostOfTheWait(t *testing.T) {
+	for _, election := range []time.Duration{3 * time.Second, 5 * time.Second, 8 * time.Second} {
+		inWorld(t, func(t *testing.T, w *world) {
+			all := w.startAll("a", "b", "c")
+			time.Sleep(3 * lease)
+			all[0].mark("job")
+			all[1].mark("other")
+			died := time.Now()
+			all[0].kill()
+			w.setDown(true)
+			time.Sleep(election)
+			w.setDown(false)
+			time.Sleep(3 * lease)
+			wantTaken(t, w, "job", cluster.ReasonOwnerLost, died, max(soon, election+3*lease/5)+small)
+			if len(w.takings("other")) > 0 {
+				t.Error("a living node's stream was taken over")
+			}
+		})
+	}
+}
+
+func TestAfterTheStoreWasAwayANodeMayBeBackLaterThanTheOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		unheard, alone bool          // nobody hears the node, nobody hears anybody
+		later          time.Duration // than the store is back
+	}{
+		"it is heard":                            {later: lease * 4 / 5},
+		"the network was away":                   {unheard: true, alone: true, later: lease * 4 / 5},
+		"it is not heard but has a little time":  {unheard: true, later: lease / 4},
+		"it is back at once, with the whole net": {unheard: true, alone: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				all := w.startAll("a", "b", "c")
+				time.Sleep(3*lease + lease/10) // so that everybody has seen everybody's lease
+				all[2].mark("job")
+				w.part(c.unheard, all[:2], all[2:])
+				w.part(c.alone, all[:1], all[1:])
+				w.setDown(true)
+				time.Sleep(3 * lease)
+				all[2].set(func() { all[2].storeCut = true })
+				w.setDown(false)
+				w.part(false, all[:1], all[1:2])
+				time.Sleep(c.later)
+				all[2].set(func() { all[2].storeCut = false })
+				w.part(false, all[:2], all[2:])
+				time.Sleep(5 * lease)
+				if len(w.takings("job")) > 0 || !w.removed["c"].IsZero() {
+					t.Error("the node that was back last was taken for gone")
+				}
+			})
+		})
+	}
+}
+
+func TestAStoreThatLostAllLeasesCostsNobodyItsStreams(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		for _, p := range all {
+			p.mark("of-" + p.name)
+		}
+		time.Sleep(3 * lease)
+		w.mu.Lock()
+		clear(w.leases)
+		w.mu.Unlock()
+		time.Sleep(10 * lease)
+		for _, p := range all {
+			if len(w.takings("of-"+p.name)) > 0 || !w.hasLease(p.name) || p.verifications(time.Time{}) != 1 {
+				t.Errorf("%s: %d takeovers, %d verifications", p.name, len(w.takings("of-"+p.name)), p.verifications(time.Time{}))
+			}
+		}
+	})
+}
+
+func TestAnOwnerThatIsBackKeepsWhatNobodyHasTaken(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		all[0].mark("job")
+		for _, p := range all[1:] {
+			p.set(func() { p.takeErr = errStore })
+		}
+		time.Sleep(2 * lease)
+		all[0].stop()
+		time.Sleep(3 * lease)
+		if w.takeOverCalls() == 0 {
+			t.Error("nobody tried")
+		}
+		all[0].resume()
+		time.Sleep(lease / 2)
+		for _, p := range all[1:] {
+			p.set(func() { p.takeErr = nil })
+		}
+		time.Sleep(10 * lease)
+		if len(w.takings("job")) > 0 {
+			t.Error("the stream was taken from an owner that is back")
+		}
+	})
+}
+
+func TestTheSideWithoutTheStoreJudgesNobodyAndIsTakenOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		time.Sleep(3 * lease)
+		for _, p := range all {
+			p.mark("of-" + p.name)
+		}
+		cut := time.Now()
+		all[0].set(func() { all[0].storeCut = true })
+		w.part(true, all[:1], all[1:])
+		time.Sleep(4 * lease)
+		wantTaken(t, w, "of-a", cluster.ReasonOwnerLost, cut, soon)
+		if n := all[0].Others(); n != 0 {
+			t.Errorf("the node that is cut off knows %d others", n)
+		}
+		if n := all[0].verifications(time.Time{}); n > 0 {
+			t.Error("a lease that can't be renewed is not lost")
+		}
+		healed := time.Now()
+		all[0].set(func() { all[0].storeCut = false })
+		w.part(false, all[:1], all[1:])
+		time.Sleep(2 * lease)
+		if n := all[0].verifications(healed); n == 0 {
+			t.Error("the node found its lease gone, and did not verify")
+		}
+		time.Sleep(5 * lease)
+		if len(w.takings("of-b"))+len(w.takings("of-c")) > 0 {
+			t.Error("the side with the store lost its streams")
+		}
+	})
+}
+
+func TestAHandedOverStreamIsTakenOverAtOnce(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		time.Sleep(2 * lease)
+		if err := all[0].Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for i := range 20 {
+			all[0].mark(fmt.Sprint("kept", i))
+			w.mu.Lock()
+			w.put(fmt.Sprint("job", i), "", all[0].epoch)
+			w.mu.Unlock()
+		}
+		begun := time.Now()
+		all[0].Look()
+		time.Sleep(2 * lease)
+		for i := range 20 {
+			wantTaken(t, w, fmt.Sprint("job", i), cluster.ReasonDraining, begun, small)
+			for _, taking := range w.takings(fmt.Sprint("job", i)) {
+				if taking.by == all[0] {
+					t.Error("the node that leaves took it back")
+				}
+			}
+			if len(w.takings(fmt.Sprint("kept", i))) > 0 {
+				t.Error("what a leaving node still runs was taken over")
+			}
+		}
+		left := time.Now()
+		all[0].close()
+		time.Sleep(lease)
+		for i := range 20 {
+			wantTaken(t, w, fmt.Sprint("kept", i), cluster.ReasonOwnerLost, left, lease/5+small)
+		}
+	})
+}
+
+func TestANodeThatDrainsTakesNothingOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		all[1].set(func() { all[1].facts.Draining = true })
+		time.Sleep(2 * lease)
+		for i := range 20 {
+			all[0].mark(fmt.Sprint("job", i))
+		}
+		died := time.Now()
+		all[0].kill()
+		time.Sleep(3 * lease)
+		for i := range 20 {
+			wantTaken(t, w, fmt.Sprint("job", i), cluster.ReasonOwnerLost, died, soon)
+		}
+		if up := all[2].Up(); len(up) != 0 {
+			t.Errorf("work would be given to %v", up)
+		}
+	})
+}
+
+func TestWhatAnOlderProcessOfANodeRanIsTakenOverAtOnce(t *testing.T) {
+	for _, others := range []int{0, 2} {
+		inWorld(t, func(t *testing.T, w *world) {
+			a := w.start("a")
+			w.startAll([]string{"b", "c"}[:others]...)
+			time.Sleep(2 * lease)
+			for i := range 20 {
+				a.mark(fmt.Sprint("job", i))
+			}
+			a.kill()
+			started := time.Now()
+			w.start("a")
+			time.Sleep(2 * lease)
+			for i := range 20 {
+				wantTaken(t, w, fmt.Sprint("job", i), cluster.ReasonOwnerLost, started, lease/2)
+			}
+		})
+	}
+}
+
+func TestAllNodesRestartedTogetherTakeOverWhatRanBefore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for _, p := range w.startAll("a", "b", "gone-for-good") {
+			p.mark("of-" + p.name)
+			defer p.kill()
+			p.kill()
+		}
+		started := time.Now()
+		w.startAll("a", "b")
+		time.Sleep(3 * lease)
+		for _, name := range []string{"a", "b", "gone-for-good"} {
+			wantTaken(t, w, "of-"+name, cluster.ReasonOwnerLost, started, soon+lease/5)
+		}
+	})
+}
+
+func TestARecordOfAnUnknownNodeIsLeftAloneForALease(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b")
+		time.Sleep(2 * lease)
+		w.mu.Lock()
+		w.put("never", "nobody", 7)
+		w.put("late", "c", w.epochs+1) // this node's lease comes late
+		w.mu.Unlock()
+		found := time.Now()
+		all[0].Look()
+		time.Sleep(lease * 4 / 5)
+		if len(w.takings("never"))+len(w.takings("late")) > 0 {
+			t.Error("taken over before a lease had passed")
+		}
+		w.start("c")
+		time.Sleep(3 * lease)
+		wantTaken(t, w, "never", cluster.ReasonOwnerLost, found, 2*lease)
+		if len(w.takings("late")) > 0 {
+			t.Error("a node's stream was taken over since its lease came late")
+		}
+	})
+}
+
+func TestANewNodesFirstStreamIsItsOwn(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.startAll("a", "b")
+		time.Sleep(2 * lease)
+		for i := range 20 {
+			c := w.start("c") // again and again
+			c.mark(fmt.Sprint("job", i))
+			c.Look()
+			time.Sleep(lease / 3)
+			w.mu.Lock()
+			delete(w.running, fmt.Sprint("job", i))
+			w.mu.Unlock()
+			if i%2 == 0 {
+				c.close()
+			} else {
+				c.kill()
+			}
+		}
+		for i := range 20 {
+			if len(w.takings(fmt.Sprint("job", i))) > 0 {
+				t.Errorf("job %d was taken from a living node", i)
+			}
+		}
+	})
+}
+
+func TestATakeoverThatFailsIsTriedAgainAndByTheNextNodeToo(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		time.Sleep(2 * lease)
+		for i := range 20 {
+			all[0].mark(fmt.Sprint("job", i))
+		}
+		died := time.Now()
+		all[0].kill()
+		all[1].set(func() { all[1].takeErr = errStore })
+		time.Sleep(3 * lease)
+		for i := range 20 { // the ones that b was to take wait for a rank
+			wantTaken(t, w, fmt.Sprint("job", i), cluster.ReasonOwnerLost, died, soon+lease/4)
+		}
+
+		all[2].set(func() { all[2].takeErr = errStore })
+		w.mu.Lock()
+		w.put("late", "", 1)
+		w.mu.Unlock()
+		all[1].Look()
+		before := w.takeOverCalls()
+		time.Sleep(5 * lease)
+		if n := w.takeOverCalls() - before; n > 20 {
+			t.Errorf("two nodes tried %d times in %v", n, 5*lease)
+		}
+		back := time.Now()
+		all[2].set(func() { all[2].takeErr = nil })
+		time.Sleep(3 * lease)
+		wantTaken(t, w, "late", cluster.ReasonDraining, back, lease*3/2)
+	})
+}
+
+func TestACopyOfTheStoreThatLagsProvesNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		for _, p := range all {
+			p.set(func() { p.lag = 3 * lease })
+			p.mark("of-" + p.name)
+		}
+		time.Sleep(20 * lease)
+		for _, p := range all {
+			if len(w.takings("of-"+p.name)) > 0 || p.verifications(time.Time{}) > 0 {
+				t.Errorf("%s was taken for gone, by what a copy said that lags", p.name)
+			}
+		}
+		died := time.Now()
+		all[0].kill()
+		all[1].set(func() { all[1].lag = 0 })
+		time.Sleep(5 * lease)
+		wantTaken(t, w, "of-a", cluster.ReasonOwnerLost, died, 2*soon)
+	})
+}
+
+func TestACopyOfTheStoreThatLagsHidesAnOrphanNotForLongAndStartsNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		time.Sleep(2 * lease)
+		for _, p := range all {
+			p.set(func() { p.runLag = lease / 4 })
+		}
+		all[0].mark("job")
+		time.Sleep(lease)
+		w.mu.Lock()
+		w.put("job", "", 1)
+		w.mu.Unlock()
+		made := time.Now()
+		all[0].Look()
+		time.Sleep(3 * lease)
+		wantTaken(t, w, "job", cluster.ReasonDraining, made, lease/4+small)
+		if n := w.takeOverCalls(); n > 3 {
+			t.Errorf("TakeOver was called %d times", n)
+		}
+	})
+}
+
+func TestOrphansThatNobodySpokeOfAreFoundInTheEnd(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.startAll("a", "b")
+		time.Sleep(3 * lease)
+		w.mu.Lock()
+		w.put("job", "", 1)
+		w.running["broken"] = w.running["job"]
+		broken := w.running["broken"]
+		broken.Value = []byte("{")
+		w.running["broken"] = broken
+		w.mu.Unlock()
+		made := time.Now()
+		time.Sleep(10 * lease)
+		wantTaken(t, w, "job", cluster.ReasonDraining, made, 8*lease)
+	})
+}
+
+func TestRanksAreTheSameForEveryoneAndMoveLittle(t *testing.T) {
+	nodes := []string{"a", "b", "c", "d"}
+	without := func(node string) (others []string) {
+		for _, n := range nodes {
+			if n != node {
+				others = append(others, n)
+			}
+		}
+		return others
+	}
+	first := map[string]int{}
+	for i := range 1000 {
+		id := fmt.Sprint("stream", i)
+		ranks := map[int]string{}
+		for _, n := range nodes {
+			ranks[cluster.Rank(id, n, without(n))] = n
+		}
+		if len(ranks) != len(nodes) {
+			t.Fatalf("ranks of %s: %v", id, ranks)
+		}
+		first[ranks[0]]++
+		if ranks[0] != "d" && cluster.Rank(id, ranks[0], without(ranks[0])[:2]) != 0 {
+			t.Errorf("%s moved although its node stayed", id)
+		}
+	}
+	for _, n := range nodes {
+		if first[n] < 200 || first[n] > 300 {
+			t.Errorf("%s comes first for %d of 1000", n, first[n])
+		}
+	}
+}
