@@ -50,7 +50,7 @@ func (n *node) viewersElsewhere() func(context.Context, string) int {
 	if !n.cfg.Clustered() {
 		return nil
 	}
-	return n.streams.Viewers
+	return n.streams.ViewersElsewhere
 }
 
 // ready reports why this node can't take requests. A store without a majority is

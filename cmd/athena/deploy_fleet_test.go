@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/protocol"
 	"github.com/athena-hub/athena/providers/providertest"
 )
@@ -174,6 +175,27 @@ func (f *fleet) waitTogether() {
 	}
 }
 
+// waitBehind waits until requests through the proxy come to every node.
+func (f *fleet) waitBehind(t *testing.T, p *proxy) {
+	t.Helper()
+	s := &server{t: t, url: p.url}
+	reached := make(map[string]bool)
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r := s.do(http.MethodGet, "/v1/cluster", "", "Authorization", fleetHeader.Get("Authorization"))
+		reached[decode[gateway.Cluster](t, r).Node] = true
+		if len(reached) == len(f.names) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v all requests through %s came to %v, want %v", patience, p.name, reached, f.names)
+		}
+		<-tick.C
+	}
+}
+
 func (f *fleet) addresses() (list []string) {
 	for _, s := range f.nodes {
 		list = append(list, s.addr)
@@ -207,48 +229,75 @@ func (f *fleet) begin(url string) (id string) {
 	return decode[protocol.Metadata](f.t, r).ID
 }
 
-// passersBy ask for short answers through a proxy, all the time.
-type passersBy struct {
-	proxy    *proxy
-	id       string
-	answered int
-	errs     []error
+// A passerBy asks for short answers through a proxy, all the time.
+type passerBy struct {
+	proxy *proxy
+	id    string
+	news  *news
+
+	mu       sync.Mutex
+	answered int     // guarded by mu
+	errs     []error // guarded by mu
 }
 
-// startPassersBy lets some pass by each proxy, until stop is called, which fails
-// the test where one of them saw an error.
-func startPassersBy(t *testing.T, proxies []*proxy, id string) (stop func(*testing.T)) {
+// passersBy are one for each proxy.
+type passersBy struct {
+	t    *testing.T
+	news *news
+	all  []*passerBy
+	stop func()
+}
+
+// passBy lets some pass by until they are stopped.
+func passBy(t *testing.T, proxies []*proxy, id string) *passersBy {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var all []*passersBy
 	var walking sync.WaitGroup
-	for _, p := range proxies {
-		by := &passersBy{proxy: p, id: id}
-		all = append(all, by)
+	p := &passersBy{t: t, news: newNews(), stop: func() { cancel(); walking.Wait() }}
+	for _, proxy := range proxies {
+		by := &passerBy{proxy: proxy, id: id, news: p.news}
+		p.all = append(p.all, by)
 		walking.Go(func() { by.walk(ctx) })
 	}
-	t.Cleanup(func() {
-		cancel()
-		walking.Wait()
-	})
-	return func(t *testing.T) {
-		t.Helper()
-		cancel()
-		walking.Wait()
-		for _, by := range all {
-			for _, err := range by.errs {
-				t.Errorf("someone who passed by: %v", err)
+	t.Cleanup(p.stop)
+	return p
+}
+
+// more waits until n more have passed by each proxy.
+func (p *passersBy) more(n int) {
+	p.t.Helper()
+	for _, by := range p.all {
+		from := by.count()
+		p.news.await(p.t, func() string {
+			if by.count() < from+n {
+				return fmt.Sprintf("%s: of %d who should pass by only %d did", by.proxy.name, n, by.count()-from)
 			}
-			if by.answered < 5 {
-				t.Errorf("%s: only %d passed by", by.proxy.name, by.answered)
-			}
+			return ""
+		})
+	}
+}
+
+// check stops them, and fails the test where one has seen an error.
+func (p *passersBy) check() {
+	p.t.Helper()
+	p.stop()
+	for _, by := range p.all {
+		for _, err := range by.errs {
+			p.t.Errorf("someone who passed by %s: %v", by.proxy.name, err)
 		}
 	}
+}
+
+func (by *passerBy) count() int {
+	by.mu.Lock()
+	defer by.mu.Unlock()
+	return by.answered
 }
 
 // An analysis by rules is quick.
 const quickRequest = `{"code":"package p\n","filename":"p.go","provider":"local","cache":"bypass"}`
 
-func (by *passersBy) walk(ctx context.Context) {
+func (by *passerBy) walk(ctx context.Context) {
 	tap := newTap(0)
 	defer tap.transport.CloseIdleConnections()
 	for i := 0; ctx.Err() == nil; i++ {
@@ -257,24 +306,26 @@ func (by *passersBy) walk(ctx context.Context) {
 		if i%5 == 0 {
 			method, path, body = http.MethodPost, "/v1/analyses", quickRequest
 		}
-		ask := func() error { return by.ask(ctx, tap, method, path, body, key) }
-		err := ask()
+		err := by.ask(ctx, tap, method, path, body, key)
 		if err != nil && method == http.MethodPost {
 			// No proxy repeats what was sent. The client may: it has a key.
-			err = ask()
+			err = by.ask(ctx, tap, method, path, body, key)
 		}
 		if ctx.Err() != nil {
 			return
 		}
+		by.mu.Lock()
 		if err != nil {
-			by.errs = append(by.errs, fmt.Errorf("%s: %s: %w", by.proxy.name, method, err))
+			by.errs = append(by.errs, fmt.Errorf("%s: %w", method, err))
 		}
 		by.answered++
-		rest(ctx, 50*time.Millisecond)
+		by.mu.Unlock()
+		by.news.tell()
+		rest(ctx, 30*time.Millisecond)
 	}
 }
 
-func (by *passersBy) ask(ctx context.Context, tap *tap, method, path, body, key string) error {
+func (by *passerBy) ask(ctx context.Context, tap *tap, method, path, body, key string) error {
 	req, err := http.NewRequestWithContext(ctx, method, by.proxy.url+path, strings.NewReader(body))
 	if err != nil {
 		return err

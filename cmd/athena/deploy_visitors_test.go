@@ -291,7 +291,9 @@ func gather(t *testing.T, proxies []*proxy, header http.Header, nodes []string, 
 	c := &crowd{t: t, news: newNews()}
 	for _, p := range proxies {
 		to := target{url: p.url, header: header}
-		c.visitors = append(c.visitors, visit(t, c.news, p.name, protocol.TransportLongPoll, to, id))
+		for range nodes { // where these are is not known
+			c.visitors = append(c.visitors, visit(t, c.news, p.name, protocol.TransportLongPoll, to, id))
+		}
 		for _, transport := range []string{protocol.TransportWebSocket, protocol.TransportSSE} {
 			reached := make(map[string]bool)
 			for n := 0; len(reached) < len(nodes); n++ {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -421,6 +422,13 @@ func (o *observer) say(format string, args ...any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.said = append(o.said, fmt.Sprintf(format, args...))
+}
+
+// told returns all of it, a line each.
+func (o *observer) told() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Join(o.said, "\n")
 }
 
 func (o *observer) CallStarted(p, m string) { o.say("call %s/%s", p, m) }

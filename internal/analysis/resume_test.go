@@ -175,6 +175,14 @@ func TestAnotherNodeGoesOn(t *testing.T) {
 			want: []string{"failover 2 local>a owner_lost discard", "started 2 a/m", `text 2 "yes"`, "completed a"},
 		},
 		{
+			name: "what was said counts for how much may be", tape: newTape().started(1, "a").text(1, "0123456789"),
+			change: func(o *analysis.Options, _ *analysis.Resumption) {
+				o.AfterContent, o.MaxOutputBytes = analysis.AfterContentContinue, 14
+			},
+			a: []turn{says("abcde")}, text: "0123456789", partial: "0123456789",
+			want: []string{"failover 2 a>a owner_lost discard", `text 2 "0123456789"`, "started 2 a/m", "cancelled limit"},
+		},
+		{
 			name: "a continuation that is refused begins anew", tape: newTape().started(1, "a").text(1, "half "), change: goOn,
 			a: []turn{fails(protocol.CodeContextTooLong), says("whole")}, text: "whole", partial: "half ",
 			want: []string{"failover 2 a>a owner_lost discard", `text 2 "half "`, "started 2 a/m", "failover 3 a>a context_too_long discard",
@@ -433,7 +441,7 @@ func TestALostAttemptIsCountedWhereTheJobGoesOn(t *testing.T) {
 					t.Errorf("%d calls and %d tokens in the accounts, want %d and %d", calls, output, c.calls, c.output)
 				}
 				lost := ""
-				for _, l := range obs.said {
+				for l := range strings.SplitSeq(obs.told(), "\n") {
 					if strings.HasPrefix(l, "lost") {
 						lost += l
 					}
@@ -561,7 +569,7 @@ func TestAJobThatComesBackReplacesWhatHasNotNoticedThatItWasGone(t *testing.T) {
 		if err := s.Drain(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if got := strings.Join(obs.said, "; "); !strings.Contains(got, "job left 0s handed over=false taken over=true") {
+		if got := obs.told(); !strings.Contains(got, "job left 0s handed over=false taken over=true") {
 			t.Errorf("the observer was told %s", got)
 		}
 	})

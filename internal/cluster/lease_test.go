@@ -69,6 +69,9 @@ func TestAStoreThatDoesNotAnswerCostsNobodyTheLease(t *testing.T) {
 				if n := p.verifications(time.Time{}); n > 0 {
 					t.Errorf("%s verified %d times", p.name, n)
 				}
+				if n := strings.Count(strings.Join(p.logs.all(), ""), `"level":"warn"`); n != 1 {
+					t.Errorf("%s warned %d times of one outage", p.name, n)
+				}
 				if n := len(w.takings("job-of-" + p.name)); n > 0 {
 					t.Errorf("the job of %s was taken over %d times", p.name, n)
 				}

@@ -106,7 +106,7 @@ func (w *world) start(name string, change ...func(*process, *cluster.Options)) *
 	w.t.Helper()
 	w.mu.Lock()
 	w.epochs++
-	p := &process{w: w, name: name, epoch: w.epochs, resumed: make(chan struct{}), deaf: map[*process]bool{}, heard: map[string]int{},
+	p := &process{w: w, name: name, epoch: w.epochs, resumed: make(chan struct{}), trouble: time.Now(), deaf: map[*process]bool{}, heard: map[string]int{},
 		logs: &logs{}, subs: map[int]subscriber{}}
 	close(p.resumed)
 	w.processes = append(w.processes, p)

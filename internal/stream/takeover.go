@@ -178,17 +178,17 @@ func (t *Takeover) append(ctx context.Context, typ protocol.Type, data any) (e p
 	made, moved := false, false
 	err = t.node.persist(ctx, func(ctx context.Context) (again bool, err error) {
 		if moved {
-			if err := t.check(ctx); err != nil {
-				return !errors.Is(err, ErrTaken), err
-			}
 			if err := t.read(ctx); err != nil {
 				return true, err
 			}
 			if n := len(t.events); n > 0 && bytes.Equal(t.events[n-1].JSON, e.JSON) {
 				return false, nil // a try that seemed to fail had stored it
 			}
-			if t.ended {
+			if t.ended { // by whomever, so that the record may be gone
 				return false, ErrEnded
+			}
+			if err := t.check(ctx); err != nil {
+				return !errors.Is(err, ErrTaken), err
 			}
 			made, moved = false, false
 		}
