@@ -307,8 +307,10 @@ func (by *passerBy) walk(ctx context.Context) {
 			method, path, body = http.MethodPost, "/v1/analyses", quickRequest
 		}
 		err := by.ask(ctx, tap, method, path, body, key)
-		if err != nil && method == http.MethodPost {
-			// No proxy repeats what was sent. The client may: it has a key.
+		// No proxy repeats a POST that was sent. A client may, since it has a key,
+		// which finds what the first one began, also on a node that was killed.
+		for until := time.Now().Add(patience); method == http.MethodPost && errors.Is(err, errAgain) && time.Now().Before(until); {
+			rest(ctx, comeBack)
 			err = by.ask(ctx, tap, method, path, body, key)
 		}
 		if ctx.Err() != nil {
@@ -325,6 +327,9 @@ func (by *passerBy) walk(ctx context.Context) {
 	}
 }
 
+// errAgain says that the request may have more luck another time.
+var errAgain = errors.New("not answered")
+
 func (by *passerBy) ask(ctx context.Context, tap *tap, method, path, body, key string) error {
 	req, err := http.NewRequestWithContext(ctx, method, by.proxy.url+path, strings.NewReader(body))
 	if err != nil {
@@ -336,14 +341,20 @@ func (by *passerBy) ask(ctx context.Context, tap *tap, method, path, body, key s
 	}
 	res, err := tap.client.Do(req)
 	if err != nil {
-		return err
+		return errors.Join(errAgain, err)
 	}
 	b, err := io.ReadAll(res.Body)
 	_ = res.Body.Close() // it was read
-	if err == nil && res.StatusCode >= 300 {
-		err = fmt.Errorf("status %d: %s", res.StatusCode, b)
+	if err != nil {
+		return errors.Join(errAgain, err)
 	}
-	return err
+	switch res.StatusCode {
+	case http.StatusOK, http.StatusCreated:
+		return nil
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		err = errAgain
+	}
+	return errors.Join(err, fmt.Errorf("status %d: %s", res.StatusCode, b))
 }
 
 // waitStream waits until cond holds for what a node says of the stream.

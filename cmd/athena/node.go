@@ -44,6 +44,7 @@ type node struct {
 	// Of a node among others; nil where it is alone.
 	cluster    *cluster.Cluster
 	stopStarts func()
+	crowded    crowded
 }
 
 // newNode makes a node that is ready to serve: what an earlier process left
@@ -72,7 +73,7 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 			if err != nil {
 				return nil, err
 			}
-			return w, nil
+			return jobWriter{w, n}, nil
 		}),
 		MaxJobs: cfg.MaxAnalyses, MaxCodeBytes: int(cfg.MaxCodeBytes), MaxOutputBytes: int64(cfg.MaxOutputBytes),
 		HeaderTimeout: cfg.HeaderTimeout, FirstContentTimeout: cfg.FirstContentTimeout, IdleTimeout: cfg.IdleTimeout,

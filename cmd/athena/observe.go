@@ -34,7 +34,7 @@ func (o observer) FirstContent(provider, model string, after time.Duration) {
 func (o observer) CallEnded(e analysis.CallEnd) {
 	outcome := telemetry.OutcomeOK
 	switch {
-	case e.Cancelled != "":
+	case e.Cancelled != "": // or handed over
 		outcome = telemetry.OutcomeCancelled
 	case e.Outrun:
 		outcome = telemetry.OutcomeOutrun
@@ -47,10 +47,19 @@ func (o observer) CallEnded(e analysis.CallEnd) {
 
 // JobEnded implements analysis.Observer.
 func (o observer) JobEnded(e analysis.JobEnd) {
+	if e.HandedOver || e.TakenOver { // it has not ended, but runs here no more
+		o.metrics.HandedOver(e.TakenOver)
+		return
+	}
 	o.metrics.AnalysisEnded(string(e.Type))
 	if e.Degraded {
 		o.metrics.AnalysisDegraded()
 	}
+}
+
+// AttemptLost counts what a call had used whose node is gone.
+func (o observer) AttemptLost(provider, model string, u *protocol.Usage) {
+	o.metrics.Used(provider, model, u)
 }
 
 // Retried implements analysis.Observer.
@@ -155,6 +164,9 @@ func describeModel(m *analysis.ModelStatus) gateway.ProviderModel {
 		Breaker: gateway.ProviderBreaker{State: gateway.BreakerState(b.State), Why: b.Why, Since: gateway.Instant{Time: b.Since},
 			NextProbe: gateway.Instant{Time: b.NextProbe}, Failures: b.Failures, Slow: b.Slow, Calls: b.Calls, Opened: b.Opened},
 		FirstContentMS: (m.FirstContent + time.Millisecond - 1).Milliseconds(), ErrorRate: m.ErrorRate, Calls: m.Calls,
+	}
+	for _, h := range m.Elsewhere {
+		d.Elsewhere = append(d.Elsewhere, gateway.NodeBreaker{Node: h.Node, Why: h.Why, NextProbe: gateway.Instant{Time: h.Until}})
 	}
 	if price := m.Info.Price; !price.IsZero() {
 		d.Price = &gateway.ProviderPrice{Input: price.Input, Output: price.Output, CachedInput: price.CachedInput}

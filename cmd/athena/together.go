@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/athena-hub/athena/internal/analysis"
@@ -207,27 +208,38 @@ func (n *node) takeOver(ctx context.Context, id string, r backbone.Record, reaso
 		return err
 	}
 	if taken.Ended() {
-		return nil
+		return n.bus.DropRequest(ctx, id)
 	}
 	log := n.log.Warn().Str("part", "cluster").Str("stream", id).Str("from", lost.Node).Str("reason", reason)
 	cause := errors.New("--no-takeover")
 	if n.cfg.Takeover {
 		if cause = n.resume(ctx, taken, lost, reason); cause == nil {
+			n.crowded.forget(id)
 			n.metrics.TakenOver(reason, telemetry.TakeoverResumed)
 			log.Msg("took over an analysis, which goes on here")
 			return nil
 		}
 	}
-	failed := protocol.Errorf(protocol.CodeOwnerLost, "the node that ran the analysis stopped before it was done, and it could not be taken over; start it again")
-	if err := taken.Fail(ctx, failed); err != nil {
+	refused := protocol.AsError(cause)
+	switch {
+	case errors.Is(cause, stream.ErrTaken), errors.Is(cause, stream.ErrEnded):
+		return nil
+	case refused.Code == protocol.CodeDraining, refused.Code == protocol.CodeOverloaded && n.crowded.again(id):
+		taken.Release()
+		return cause // for another node, or for a time when there is room here
+	case refused.Code != protocol.CodeTimeout: // which says all there is to say
+		refused = protocol.Errorf(protocol.CodeOwnerLost, "the node that ran the analysis stopped before it was done, and it could not be taken over; start it again")
+	}
+	n.crowded.forget(id)
+	if err := taken.Fail(ctx, refused); err != nil {
 		return err
 	}
 	n.metrics.TakenOver(reason, telemetry.TakeoverFailed)
 	log.AnErr("why", cause).Msg("ended an analysis whose node is gone, since it could not go on")
-	return nil
+	return n.bus.DropRequest(ctx, id)
 }
 
-// resume lets the analysis go on here. Nothing was written where it fails.
+// resume lets the analysis go on here. Clients have seen nothing where it fails.
 func (n *node) resume(ctx context.Context, t *stream.Takeover, lost stream.Lost, reason string) error {
 	kept, err := n.bus.KeptRequest(ctx, lost.ID)
 	if err != nil {
@@ -243,9 +255,55 @@ func (n *node) resume(ctx context.Context, t *stream.Takeover, lost stream.Lost,
 			if err != nil {
 				return nil, err
 			}
-			return w, nil
+			return jobWriter{w, n}, nil
 		},
 	})
+}
+
+// maxCrowded is how often a node that has no room for an analysis leaves it to
+// the others, or to a later time.
+const maxCrowded = 5
+
+// crowded counts how often each analysis found no room here.
+type crowded struct {
+	mu    sync.Mutex
+	times map[string]int // guarded by mu
+}
+
+// again reports whether to try it another time.
+func (c *crowded) again(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.times == nil {
+		c.times = make(map[string]int)
+	}
+	c.times[id]++
+	return c.times[id] < maxCrowded
+}
+
+func (c *crowded) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.times, id)
+}
+
+// A jobWriter writes the stream of a job of this node.
+type jobWriter struct {
+	*stream.Writer
+	n *node
+}
+
+// HandOver leaves the job to another node. There must be one, or nobody would
+// go on with it.
+func (w jobWriter) HandOver(ctx context.Context) error {
+	if w.n.cluster == nil || len(w.n.cluster.Up()) == 0 {
+		return errors.New("there is no other node")
+	}
+	if err := w.Writer.HandOver(ctx); err != nil {
+		return err
+	}
+	w.n.cluster.Look()
+	return nil
 }
 
 // requests keeps the requests of running analyses in the store.
@@ -254,7 +312,11 @@ type requests struct{ bus *backbone.Backbone }
 var _ analysis.RequestStore = requests{}
 
 func (r requests) Keep(ctx context.Context, id string, data []byte) error {
-	return r.bus.KeepRequest(ctx, id, data)
+	err := r.bus.KeepRequest(ctx, id, data)
+	if errors.Is(err, backbone.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", analysis.ErrRequestTooLarge, err)
+	}
+	return err
 }
 
 func (r requests) Drop(ctx context.Context, id string) error { return r.bus.DropRequest(ctx, id) }

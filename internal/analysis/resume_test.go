@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,8 +49,8 @@ func (p tape) resumption(ss *streams, r protocol.Request) analysis.Resumption {
 // took is the story of a stream that goes on, from the failover on.
 func took(w *writer) []string {
 	story := w.story()
-	for i := len(story) - 1; i >= 0; i-- {
-		if strings.HasPrefix(story[i], "failover") && strings.HasSuffix(story[i], "discard") && w.log()[i].First != 0 {
+	for i, line := range slices.Backward(story) {
+		if strings.HasPrefix(line, "failover") && strings.HasSuffix(line, "discard") && w.log()[i].First != 0 {
 			return story[i:]
 		}
 	}

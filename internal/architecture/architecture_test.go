@@ -35,7 +35,7 @@ var floors = [][]string{
 	{"internal/analysis"},
 	{"internal/stream"},
 	{"hub"},
-	{"internal/accounting"},
+	{"internal/accounting", "internal/cluster"},
 	{"providers", "internal/cache", "internal/backbone", "internal/auth"},
 	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/config", "internal/problem", "internal/connections", "web"},
 	{"protocol"},

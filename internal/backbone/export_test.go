@@ -24,7 +24,7 @@ func Lead(ctx context.Context, b *Backbone, node string) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
-			_ = m
+			fmt.Println(p.name, info.Cluster.Leader, string(m.Data))
 			pause(ctx, leaderPause)
 		}
 	}

@@ -85,6 +85,9 @@ type ProviderModel struct {
 	// Price is left out where it isn't known.
 	Price   *ProviderPrice  `json:"price,omitempty"`
 	Breaker ProviderBreaker `json:"breaker"`
+	// Elsewhere are the nodes whose breakers before the model are open; this one
+	// asks others first then.
+	Elsewhere []NodeBreaker `json:"elsewhere,omitempty"`
 	// FirstContentMS is the smoothed time to the first content of recent calls,
 	// rounded up to milliseconds; left out before the first.
 	FirstContentMS int64 `json:"first_content_ms,omitempty"`
@@ -126,6 +129,14 @@ type ProviderBreaker struct {
 	Calls    int `json:"calls"`
 	// Opened is how often it has opened.
 	Opened uint64 `json:"opened"`
+}
+
+// A NodeBreaker is an open breaker of another node.
+type NodeBreaker struct {
+	Node string `json:"node"`
+	Why  string `json:"why,omitempty"`
+	// NextProbe is from when on that node lets a call through to see.
+	NextProbe Instant `json:"next_probe,omitzero"`
 }
 
 // A ProviderBulkhead bounds a provider's calls: so many workers, and a queue

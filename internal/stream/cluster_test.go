@@ -27,15 +27,16 @@ import (
 type faultBus struct {
 	*backbone.Backbone
 
-	away      atomic.Bool                    // the store answers nothing, and that is known
-	unmarked  atomic.Bool                    // records can't be removed
-	deaf      atomic.Bool                    // no live message arrives
-	mute      atomic.Bool                    // none is sent
-	slow      atomic.Int64                   // how long answers to others' questions take
-	append    atomic.Pointer[appendFault]    // in the place of an append
+	away      atomic.Bool                     // the store answers nothing, and that is known
+	hang      atomic.Bool                     // recording a job takes until its context ends
+	unmarked  atomic.Bool                     // records can't be removed
+	deaf      atomic.Bool                     // no live message arrives
+	mute      atomic.Bool                     // none is sent
+	slow      atomic.Int64                    // how long answers to others' questions take
+	append    atomic.Pointer[appendFault]     // in the place of an append
 	lag       atomic.Pointer[backbone.Record] // what reading a record gives instead
-	asked     atomic.Int64                   // questions to owners
-	subscribe atomic.Int64                   // live subscriptions that are in force
+	asked     atomic.Int64                    // questions to owners
+	subscribe atomic.Int64                    // live subscriptions that are in force
 }
 
 type appendFault func(real func() (uint64, error)) (uint64, error)
@@ -86,6 +87,10 @@ func (b *faultBus) RunningRecord(ctx context.Context, id string) (backbone.Recor
 func (b *faultBus) TakeRunning(ctx context.Context, id string, record []byte, revision uint64) (uint64, bool, error) {
 	if b.away.Load() {
 		return 0, false, errAway
+	}
+	if b.hang.Load() {
+		<-ctx.Done()
+		return 0, false, ctx.Err()
 	}
 	return b.Backbone.TakeRunning(ctx, id, record, revision)
 }
@@ -315,7 +320,12 @@ func watches(t *testing.T, id string) *viewer { return &viewer{t: t, stream: id}
 // poll asks once. It returns the error that the server answers with.
 func (v *viewer) poll(p *peer, wait time.Duration) (got int, refused *protocol.Error) {
 	v.t.Helper()
-	url := fmt.Sprintf("%s/?stream=%s&after=%d&wait=%s", p.url, v.stream, v.tr.Cursor(), wait)
+	return v.ask(p, v.tr.Cursor(), wait)
+}
+
+func (v *viewer) ask(p *peer, after uint64, wait time.Duration) (got int, refused *protocol.Error) {
+	v.t.Helper()
+	url := fmt.Sprintf("%s/?stream=%s&after=%d&wait=%s", p.url, v.stream, after, wait)
 	req, err := http.NewRequestWithContext(v.t.Context(), http.MethodGet, url, http.NoBody)
 	must(v.t, err)
 	resp, err := http.DefaultClient.Do(req)

@@ -106,7 +106,12 @@ func (n *Node) follow(feed *hub.Feed) (*follower, error) {
 	}
 	n.mu.Lock()
 	n.followers[feed.ID()] = f
+	known := n.ahead[feed.ID()]
+	delete(n.ahead, feed.ID())
 	n.mu.Unlock()
+	f.mu.Lock()
+	f.target = max(f.target, known)
+	f.mu.Unlock()
 	return f, nil
 }
 
@@ -261,7 +266,12 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 		if last <= head {
 			return nil
 		}
-		n.feeds.Drop(feed) // it has an end that was never stored, of a job that went on elsewhere
+		// It has an end that was never stored, of a job that went on elsewhere.
+		// Who told it may still do so.
+		n.mu.Lock()
+		n.ahead[id] = last
+		n.mu.Unlock()
+		n.feeds.Drop(feed)
 		return hub.ErrSuperseded
 	}
 	f := n.follower(id)
@@ -397,10 +407,15 @@ func (f *follower) catchUp(ctx context.Context) (owned bool, err error) {
 
 // behind reports whether the feed lacks something that is known to exist.
 func (f *follower) behind() bool {
+	head, ended := f.feed.Head()
+	return !ended && f.behindTo(head)
+}
+
+// behindTo reports whether more than that is known to exist.
+func (f *follower) behindTo(head uint64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	head, ended := f.feed.Head()
-	return !ended && head < f.target && f.target != math.MaxUint64
+	return head < f.target && f.target != math.MaxUint64
 }
 
 // askOn appends what the owner has, if there is one. silent says that there is
@@ -420,7 +435,7 @@ func (f *follower) askOn(ctx context.Context) (owned, silent bool, err error) {
 			return false, true, nil
 		case err != nil:
 			return false, false, err
-		case p.head < head:
+		case p.head < head || f.behindTo(p.head):
 			return false, false, nil // it was taken over, and doesn't know yet
 		}
 		if err := f.take(p.events); err != nil {

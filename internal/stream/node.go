@@ -147,12 +147,13 @@ type Node struct {
 	mu        sync.Mutex
 	writers   map[string]*Writer   // guarded by mu: those that are not fully stored
 	followers map[string]*follower // guarded by mu
+	ahead     map[string]uint64    // guarded by mu: what the log has of streams whose feeds were dropped for lacking it
 }
 
 // New returns a node that keeps its feeds in feeds. Close stores what is left.
 func New(feeds *hub.Feeds, bus Bus, o Options) *Node {
 	n := &Node{opts: o.withDefaults(), feeds: feeds, bus: bus,
-		writers: make(map[string]*Writer), followers: make(map[string]*follower)}
+		writers: make(map[string]*Writer), followers: make(map[string]*follower), ahead: make(map[string]uint64)}
 	n.storer.kick = make(chan struct{}, 1)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.windows = newWindows(n.opts.CoalesceWindow)
