@@ -89,7 +89,7 @@ type Options struct {
 	// there are none. It may take some hundred milliseconds.
 	Viewers func(ctx context.Context, stream string) int
 	Metrics Metrics
-	Logger      zerolog.Logger
+	Logger  zerolog.Logger
 }
 
 func (o Options) withDefaults() Options {

@@ -61,6 +61,9 @@ func (h *Hub) open(ctx context.Context, c protocol.Cursor) (*Feed, error) {
 		if errors.Is(err, ErrHeadUnknown) {
 			return f, nil // it waits for what covers its cursor
 		}
+		if head, _ = f.Head(); err == nil && c.After <= head {
+			return f, nil // meanwhile
+		}
 		if err == nil {
 			err = protocol.Errorf(protocol.CodeInvalidCursor, "cursor %d is beyond the head %d of stream %s", c.After, head, c.Stream)
 		}

@@ -344,7 +344,7 @@ func (v *tortureCluster) lacks(lasts time.Duration) (lacks []string) {
 	}
 	needs := []need{
 		{"faults of nodes", all, seconds * 20 / 60}, {"cuts", total(c.cuts) + c.losses, seconds * 10_000 / 60},
-		{"streams", c.streams, seconds}, {"events", c.events, 200 * seconds}, {"ended streams", c.seenEnded, seconds / 2},
+		{"streams", c.streams, 2 * seconds}, {"events", c.events, 200 * seconds}, {"ended streams", c.seenEnded, seconds / 2},
 		{"switches", c.switches, 20 * seconds}, {"rewinds", c.rewinds, seconds}, {"lost answers", c.dropped, seconds},
 		{"slow reads", c.slow, seconds}, {"faults of the upstream", c.faults, seconds / 4}, {"clients ahead of the log", c.ahead, min(1, seconds/30)},
 	}
@@ -376,7 +376,7 @@ func TestTortureOfAClusterLosesNothingAndRepeatsNothing(t *testing.T) {
 		lasts = 15 * time.Second
 	}
 	w, lasts := newTorture(t, lasts, clusterTortureClients)
-	w.hurry, w.keyed = hasten, true
+	w.hurry, w.keyed, w.starters = hasten, true, 4
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	w.cancel = cancel

@@ -236,8 +236,9 @@ type passerBy struct {
 	news  *news
 
 	mu       sync.Mutex
-	answered int     // guarded by mu
-	errs     []error // guarded by mu
+	answered int           // guarded by mu
+	slowest  time.Duration // guarded by mu: of all answers
+	errs     []error       // guarded by mu
 }
 
 // passersBy are one for each proxy.
@@ -282,6 +283,7 @@ func (p *passersBy) check() {
 	p.t.Helper()
 	p.stop()
 	for _, by := range p.all {
+		p.t.Logf("of %d answers through %s the slowest took %v", by.answered, by.proxy.name, by.slowest)
 		for _, err := range by.errs {
 			p.t.Errorf("someone who passed by %s: %v", by.proxy.name, err)
 		}
@@ -301,6 +303,7 @@ func (by *passerBy) walk(ctx context.Context) {
 	tap := newTap(0)
 	defer tap.transport.CloseIdleConnections()
 	for i := 0; ctx.Err() == nil; i++ {
+		began := time.Now()
 		method, path, body := http.MethodGet, "/v1/streams/"+by.id, ""
 		key := fmt.Sprintf("%s-%s-%d", by.proxy.name, by.id, i)
 		if i%5 == 0 {
@@ -317,6 +320,7 @@ func (by *passerBy) walk(ctx context.Context) {
 			return
 		}
 		by.mu.Lock()
+		by.slowest = max(by.slowest, time.Since(began))
 		if err != nil {
 			by.errs = append(by.errs, fmt.Errorf("%s: %w", method, err))
 		}

@@ -131,6 +131,7 @@ func (n *node) openStreams(ctx context.Context) error {
 		OnCancel: func(ctx context.Context, id string) error {
 			return n.analyses.Cancel(ctx, id, protocol.CancelClient)
 		},
+		OnFenced: func(id string) { n.analyses.TakenOver(id) },
 		CoalesceWindow: cfg.CoalesceWindow, BatchInterval: cfg.BatchInterval, BatchBytes: int(cfg.BatchBytes),
 		Metrics: n.metrics, Logger: log.With().Str("part", "streams").Logger(),
 	})

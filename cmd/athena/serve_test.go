@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -55,6 +56,10 @@ const (
 // keptLines is how much of a server's log a failed test shows.
 const keptLines = 60
 
+// logsVariable names a directory that gets the whole logs of servers, where the
+// newest lines don't say enough.
+const logsVariable = "ATHENA_TORTURE_LOGS"
+
 // A process is `athena serve` as a process of its own.
 type process struct {
 	cmd   *exec.Cmd
@@ -97,7 +102,17 @@ func launch(variables []string, args ...string) (p *process, url string, err err
 	if err := cmd.Start(); err != nil {
 		return nil, "", err
 	}
-	p.read.Go(func() { p.readLog(stderr) })
+	p.read.Go(func() {
+		if dir := os.Getenv(logsVariable); dir != "" {
+			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%d.log", time.Now().Format("150405.000"), cmd.Process.Pid)))
+			if err == nil { // else the newest lines have to do
+				defer func() { _ = f.Close() }()
+				p.readLog(io.TeeReader(stderr, f))
+				return
+			}
+		}
+		p.readLog(stderr)
+	})
 	select {
 	case url, ok := <-p.ready:
 		if ok {

@@ -277,7 +277,11 @@ func (c *tortureClient) lost(ctx context.Context, cause error) error {
 		c.world.count(func(n *counts) { n.cuts[cutGone]++ })
 		return nil //nolint:nilerr // the end of ctx is a cut, which may happen
 	}
-	c.note("loses the connection: %v", cause)
+	if r, ok := errors.AsType[*refusedError](cause); ok {
+		c.note("is refused with %d %s", r.status, r.error.Code)
+	} else {
+		c.note("loses the connection: %v", cause)
+	}
 	if m, ok := errors.AsType[*malformedError](cause); ok {
 		return m
 	}

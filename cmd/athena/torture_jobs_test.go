@@ -19,9 +19,10 @@ import (
 func (w *torture) begin(ctx context.Context) error {
 	var cancels sync.WaitGroup
 	defer cancels.Wait()
-	for number := 1; !w.isOver() && ctx.Err() == nil; number++ {
-		j := makeJob(w.seed, number)
+	for !w.isOver() && ctx.Err() == nil {
 		w.mu.Lock()
+		number := len(w.jobs)
+		j := makeJob(w.seed, number)
 		w.jobs = append(w.jobs, j)
 		w.mu.Unlock()
 		begun := time.Now()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type torture struct {
 	victim   victim
 	upstream *providertest.Upstream
 	clients  int
+	starters int // how many start analyses
 	// hurry makes rounds shorter; nil leaves them as they are.
 	hurry func(*round)
 	// keyed starts every second analysis with a key, and asks again with it.
@@ -244,7 +246,7 @@ func newTorture(t *testing.T, lasts time.Duration, clients int) (w *torture, _ t
 	// Also where the test is killed, and can't log.
 	fmt.Printf("%s for %v: ATHENA_TORTURE_SEED=%d\n", t.Name(), lasts, seed)
 	first := makeJob(seed, 0)
-	w = &torture{seed: seed, upstream: upstream(t, first.script), clients: clients, over: make(chan struct{}), calm: make(chan struct{}),
+	w = &torture{seed: seed, upstream: upstream(t, first.script), clients: clients, starters: 1, over: make(chan struct{}), calm: make(chan struct{}),
 		jobs: []*tortureJob{first}, asked: make(map[int][]ask), counts: counts{connections: make(map[string]int), cuts: make(map[cut]int)}}
 	w.upstream.SetReply(w.reply)
 	return w, lasts
@@ -254,7 +256,8 @@ func newTorture(t *testing.T, lasts time.Duration, clients int) (w *torture, _ t
 // returns when all clients have seen the end of what they watched.
 func (w *torture) run(ctx context.Context, lasts time.Duration, lacks func() []string) {
 	var attackers, clients sync.WaitGroup
-	for _, attack := range []func(context.Context) error{w.victim.attack, w.begin} {
+	attacks := slices.Repeat([]func(context.Context) error{w.begin}, w.starters)
+	for _, attack := range append(attacks, w.victim.attack) {
 		attackers.Go(func() {
 			if err := attack(ctx); err != nil {
 				w.fail(err)

@@ -112,6 +112,9 @@ type custody struct {
 	end  context.CancelFunc
 	turn chan struct{} // whoever has put something in may call the store's Keep
 
+	// Owned by the custody's goroutine: a drain doesn't wait for it any more.
+	uncounted bool
+
 	mu       sync.Mutex
 	kept     bool // guarded by mu
 	interest int  // guarded by mu: as it is kept
@@ -130,8 +133,10 @@ func (s *Service) keep(j *job, interest int) *custody {
 	s.custodies++
 	s.mu.Unlock()
 	go func() {
-		defer s.endCustody()
 		c.run()
+		if !c.uncounted {
+			s.endCustody()
+		}
 	}()
 	return c
 }
@@ -165,9 +170,43 @@ func (c *custody) run() {
 	c.mu.Lock()
 	drop := c.drop
 	c.mu.Unlock()
-	if drop {
+	if drop && c.endStored() {
 		c.dropRequest()
 	}
+}
+
+// An endStorer is a Writer that knows whether its stream's end is stored.
+// Before that another node may still take the job over, if this one dies or is
+// cut off, and needs the request.
+type endStorer interface {
+	// AwaitStored waits until the end is stored, which it reports, or until it
+	// never will be by this Writer, or ctx ends.
+	AwaitStored(ctx context.Context) bool
+}
+
+// storedWait bounds how long a request that is of no use any more waits for a
+// store that doesn't take the stream's end. It stays until the store forgets it,
+// then.
+const storedWait = 2 * time.Minute
+
+// endStored waits until nobody can need the request any more, and reports
+// whether that is so. A drain doesn't wait with it.
+func (c *custody) endStored() bool {
+	w, ok := c.j.w.(endStorer)
+	if !ok {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
+	stored := w.AwaitStored(ctx)
+	cancel()
+	if stored {
+		return true
+	}
+	c.uncounted = true
+	c.j.s.endCustody()
+	ctx, cancel = context.WithTimeout(context.Background(), storedWait)
+	defer cancel()
+	return w.AwaitStored(ctx)
 }
 
 // store has the store keep the request, if it hasn't.

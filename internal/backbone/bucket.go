@@ -27,23 +27,33 @@ func (p *part) put(ctx context.Context, key string, value []byte) error {
 	return p.wrote(err)
 }
 
-// create stores a record unless there is one already; created tells which.
-func (p *part) create(ctx context.Context, key string, value []byte) (revision uint64, created bool, err error) {
-	revision, err = p.kv.Create(ctx, key, value)
-	if errors.Is(err, jetstream.ErrKeyExists) || isWrongSequence(err) {
-		return 0, false, nil
+// swap replaces the record of a revision, or with revision 0 creates it; swapped
+// tells whether it was still that one.
+func (b *Backbone) swap(ctx context.Context, p *part, key string, value []byte, revision uint64) (next uint64, swapped bool, err error) {
+	for try := 0; ; try++ {
+		next, swapped, err = p.swap(ctx, key, value, revision)
+		if err != nil || swapped || !b.replicated() {
+			return next, swapped, err
+		}
+		// A leader that has just been elected refuses what it has not caught up
+		// with.
+		now, err := b.getFromLeader(ctx, p, key)
+		if err != nil || now.Revision > revision || try == maxRefusals {
+			return 0, false, err
+		}
+		if !pause(ctx, refusalPause) {
+			return 0, false, p.failed(ctx.Err())
+		}
 	}
-	return revision, err == nil, p.wrote(err)
 }
 
-// swap replaces the record of a revision; swapped tells whether it was still
-// that one. With revision 0 it is create.
 func (p *part) swap(ctx context.Context, key string, value []byte, revision uint64) (next uint64, swapped bool, err error) {
 	if revision == 0 {
-		return p.create(ctx, key, value)
+		next, err = p.kv.Create(ctx, key, value)
+	} else {
+		next, err = p.kv.Update(ctx, key, value, revision)
 	}
-	next, err = p.kv.Update(ctx, key, value, revision)
-	if isWrongSequence(err) {
+	if errors.Is(err, jetstream.ErrKeyExists) || isWrongSequence(err) {
 		return 0, false, nil
 	}
 	return next, err == nil, p.wrote(err)

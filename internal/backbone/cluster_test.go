@@ -48,7 +48,7 @@ type testCluster struct {
 func newCluster(t testing.TB, size int) *testCluster {
 	c := &testCluster{t: t, dir: t.TempDir(), routes: addresses(t, size), secret: secret, nodes: make(map[string]*backbone.Backbone)}
 	if os.Getenv("ATHENA_TEST_LOG") != "" {
-		c.log = zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.DebugLevel).With().Timestamp().Logger()
+		c.log = zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.InfoLevel).With().Timestamp().Logger()
 	}
 	t.Cleanup(func() {
 		c.mu.Lock()
@@ -72,7 +72,7 @@ func name(i int) string { return string(rune('a' + i)) }
 func (c *testCluster) options(i int) backbone.Options {
 	return backbone.Options{
 		Node: name(i), DataDir: filepath.Join(c.dir, name(i)), Logger: c.log.With().Str("node", name(i)).Logger(),
-		Cluster: &backbone.ClusterOptions{Name: "test", Listen: c.routes[i], Routes: c.routes, Secret: c.secret, ForgetAfter: c.forget},
+		Cluster: &backbone.ClusterOptions{Name: "test", Listen: c.routes[i], Routes: c.routes[:max(3, i+1)], Secret: c.secret, ForgetAfter: c.forget},
 	}
 }
 
@@ -129,6 +129,69 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+func TestTrialOfReplacing(t *testing.T) {
+	c := newCluster(t, 6)
+	c.forget = time.Second
+	nodes := c.start(0, 1, 2)
+	eventually(t, "three replicas", func() bool { return nodes[0].Store(t.Context()).ReplicasCurrent == 3 })
+	var pos uint64
+	var want []backbone.Batch
+	fresh := nodes[0]
+	add := func() {
+		for range 50 {
+			next := batch(uint64(len(want)*2+1), 2)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			var err error
+			pos, err = fresh.AppendLog(ctx, "s1", pos, next)
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, next)
+		}
+	}
+	add()
+	for i := range 3 {
+		fresh = c.start(3 + i)[0]
+		add()
+		begin := time.Now()
+		c.stop(i)
+		add()
+		eventually(t, "the quorum", func() bool {
+			s := fresh.Store(t.Context())
+			return s.Size == 3 && s.ReplicasCurrent == 3
+		})
+		t.Logf("%v %+v", time.Since(begin), fresh.Store(t.Context()))
+		add()
+	}
+	wantLog(t, fresh, "s1", 0, want)
+}
+
+func TestTrialOfAReturn(t *testing.T) {
+	backbone.ForgetFor(20 * time.Second)
+	c := newCluster(t, 4)
+	c.forget = time.Second
+	nodes := c.start(0, 1, 2, 3)
+	eventually(t, "three replicas", func() bool { return nodes[0].Store(t.Context()).ReplicasCurrent == 3 })
+	want := fill(t, nodes[0], "s1", 20, 2)
+	c.stop(1)
+	begin := time.Now()
+	eventually(t, "the quorum", func() bool {
+		s := nodes[0].Store(t.Context())
+		return s.Size == 3 && s.ReplicasCurrent == 3
+	})
+	t.Logf("forgotten %v", time.Since(begin))
+	b := c.start(1)[0]
+	t.Logf("back %v", time.Since(begin))
+	wantLog(t, b, "s1", 0, want)
+	fill(t, b, "s2", 20, 2)
+	for range 40 {
+		t.Logf("%v %v %+v", backbone.JetStreamEnabled(b), b.StoreUp(), nodes[0].Store(t.Context()))
+		t.Logf("%v %v %+v", backbone.JetStreamEnabled(b), b.Ping(t.Context()), b.Store(t.Context()))
+		time.Sleep(time.Second)
+	}
+}
+
 func TestTrialOfAKill(t *testing.T) {
 	c := newCluster(t, 3)
 	begin := time.Now()
@@ -145,19 +208,26 @@ func TestTrialOfAKill(t *testing.T) {
 	}
 	p.kill(t)
 	begin = time.Now()
-	for i := range 10 {
-		begin1 := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	for i := range 1000 {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		_, err := nodes[0].AppendLog(ctx, fmt.Sprint("x", i), 0, batch(1, 2))
 		cancel()
-		t.Logf("append %d: %v, after %v", i, err, time.Since(begin1))
-		begin1 = time.Now()
-		err = nodes[0].MarkRunning(t.Context(), fmt.Sprint("x", i), nil)
-		t.Logf("mark %d: %v, after %v", i, err, time.Since(begin1))
-		begin1 = time.Now()
-		err = nodes[0].Ping(t.Context())
-		t.Logf("nodes %d: %v, after %v", i, err, time.Since(begin1))
+		if err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
+	t.Logf("append after %v", time.Since(begin))
+	for range 1000 {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		err := nodes[0].Ping(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("nodes after %v", time.Since(begin))
 	t.Logf("%v %+v", time.Since(begin), nodes[0].Store(t.Context()))
 }
 

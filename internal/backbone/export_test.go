@@ -3,6 +3,8 @@ package backbone
 import (
 	"context"
 	"fmt"
+	"time"
+	_ "unsafe" // for go:linkname
 )
 
 // ForgetPositions makes b a process that has neither written nor read stream
@@ -30,3 +32,16 @@ func Lead(ctx context.Context, b *Backbone, node string) error {
 	}
 	return nil
 }
+
+// ElectionsHurried says that the server's variables were found.
+var ElectionsHurried = electionsHurried
+
+//go:linkname peerRemoveTimeout github.com/nats-io/nats-server/v2/server.peerRemoveTimeout
+var peerRemoveTimeout time.Duration
+
+// ForgetFor sets how long a server that was taken out of the quorum is kept
+// out.
+func ForgetFor(d time.Duration) { peerRemoveTimeout = d }
+
+// JetStreamEnabled reports whether b's server takes part in the store.
+func JetStreamEnabled(b *Backbone) bool { return b.server.JetStreamEnabled() }

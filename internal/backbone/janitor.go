@@ -123,10 +123,10 @@ func (j *janitor) move(ctx context.Context, p *part, info *jetstream.StreamInfo,
 	}
 	err := j.b.askServers(ctx, j.b.conn, "$JS.API.STREAM.PEER.REMOVE."+p.name, map[string]string{"peer": gone})
 	if err != nil {
-		j.b.log.Debug().Err(err).Str("stream", p.name).Str("node", gone).Msg("a replica can't be moved yet")
+		j.b.log.Debug().Err(err).Str("stream", p.name).Str("peer", gone).Msg("a replica can't be moved yet")
 		return
 	}
-	j.b.log.Info().Str("stream", p.name).Str("node", gone).Msg("a replica of the store moves, since its node is gone")
+	j.b.log.Info().Str("stream", p.name).Str("peer", gone).Msg("a replica of the store moves, since its node is gone")
 }
 
 // forget takes the node that is gone for longest out of the quorum, and reports
@@ -142,10 +142,10 @@ func (j *janitor) forget(ctx context.Context, q *quorum) bool {
 		return false
 	}
 	if err := j.b.ForgetPeer(ctx, gone.Name); err != nil {
-		j.b.log.Debug().Err(err).Str("node", gone.Name).Msg("a node can't be taken out of the quorum yet")
+		j.b.log.Debug().Err(err).Str("peer", gone.Name).Msg("a node can't be taken out of the quorum yet")
 		return false
 	}
-	j.b.log.Warn().Str("node", gone.Name).Dur("gone", gone.Seen).
+	j.b.log.Warn().Str("peer", gone.Name).Dur("gone", gone.Seen).
 		Msg("took a node that is gone out of the store's quorum, since the loss of another would have cost that")
 	return true
 }

@@ -37,7 +37,7 @@ func (b *Backbone) CreateKey(ctx context.Context, key string, value []byte) (rev
 	defer cancel()
 	s, err := b.openedStore()
 	if err == nil {
-		revision, created, err = s.keys.create(ctx, key, value)
+		revision, created, err = b.swap(ctx, s.keys, key, value, 0)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("create key: %w", err)
@@ -75,7 +75,7 @@ func (b *Backbone) UpdateKey(ctx context.Context, key string, value []byte, revi
 	defer cancel()
 	s, err := b.openedStore()
 	if err == nil {
-		next, updated, err = s.keys.swap(ctx, key, value, revision)
+		next, updated, err = b.swap(ctx, s.keys, key, value, revision)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("update key: %w", err)

@@ -136,29 +136,55 @@ func awaitAppend(ctx context.Context, ack jetstream.PubAckFuture) (uint64, error
 	}
 }
 
-// resolve finds out what an append that wasn't expected met.
+// resolve finds out what an append that wasn't expected met, and returns the
+// position of the batch if it is stored after all.
 func (b *Backbone) resolve(ctx context.Context, log *part, id string, prev uint64, batch *Batch, data []byte) (uint64, error) {
-	tail, err := b.newest(ctx, log, id)
-	switch {
-	case errors.Is(err, ErrNotFound) && prev != 0:
-		ack, err := b.startAppend(id, 0, batch, data)
-		if err != nil {
-			return 0, err
-		}
-		pos, err := awaitAppend(ctx, ack)
-		if isWrongSequence(err) {
+	for try := range maxRefusals {
+		tail, err := b.newestOfLeader(ctx, log, id)
+		switch {
+		case errors.Is(err, ErrNotFound) && prev == 0:
+			// Dropped since, and nothing to build on; or refused by a new leader.
+			if !b.replicated() {
+				return 0, ErrConflict
+			}
+		case errors.Is(err, ErrNotFound):
+			if pos, err := b.appendAgain(ctx, id, 0, batch, data); !isWrongSequence(err) {
+				return pos, err
+			}
 			return 0, ErrConflict
+		case err != nil:
+			return 0, err
+		case tail.pos > prev && tail.First == batch.First && tail.Last == batch.Last &&
+			tail.End == batch.End && bytes.Equal(tail.payload, data):
+			return tail.pos, nil
+		case tail.pos > prev, !b.replicated(), try == maxRefusals-1:
+			return 0, fmt.Errorf("%w: expected position %d, found %d (%d to %d)", ErrConflict, prev, tail.pos, tail.First, tail.Last)
 		}
-		return pos, err
-	case errors.Is(err, ErrNotFound):
-		return 0, ErrConflict // dropped since; nothing to build on
-	case err != nil:
-		return 0, err
-	case tail.pos > prev && tail.First == batch.First && tail.Last == batch.Last &&
-		tail.End == batch.End && bytes.Equal(tail.payload, data):
-		return tail.pos, nil
+		// The log is as expected, or will be: a leader that has just been
+		// elected refuses what it has not caught up with.
+		if !pause(ctx, refusalPause) {
+			return 0, ctx.Err()
+		}
+		if pos, err := b.appendAgain(ctx, id, prev, batch, data); !isWrongSequence(err) {
+			return pos, err
+		}
 	}
-	return 0, fmt.Errorf("%w: expected position %d, found %d (%d to %d)", ErrConflict, prev, tail.pos, tail.First, tail.Last)
+	return 0, ErrConflict
+}
+
+const (
+	// maxRefusals is how often a leader is asked whose refusal does not fit
+	// what it has, and refusalPause the time between.
+	maxRefusals  = 20
+	refusalPause = 100 * time.Millisecond
+)
+
+func (b *Backbone) appendAgain(ctx context.Context, id string, prev uint64, batch *Batch, data []byte) (uint64, error) {
+	ack, err := b.startAppend(id, prev, batch, data)
+	if err != nil {
+		return 0, err
+	}
+	return awaitAppend(ctx, ack)
 }
 
 func isWrongSequence(err error) bool {
@@ -260,7 +286,11 @@ func (b *Backbone) newest(ctx context.Context, log *part, id string) (stored, er
 	return asStored(m, err)
 }
 
+// newestOfLeader returns the newest batch of stream id.
 func (b *Backbone) newestOfLeader(ctx context.Context, log *part, id string) (stored, error) {
+	if !b.replicated() {
+		return b.newest(ctx, log, id)
+	}
 	return asStored(b.fromLeader(ctx, log, logPrefix+id, 0))
 }
 

@@ -72,7 +72,7 @@ func (b *Backbone) raiseEpoch(ctx context.Context, nodes *part) error {
 		if err != nil {
 			return err
 		}
-		if _, swapped, err := nodes.swap(ctx, key, data, revision); err != nil {
+		if _, swapped, err := b.swap(ctx, nodes, key, data, revision); err != nil {
 			return err
 		} else if swapped {
 			b.epoch.CompareAndSwap(0, r.Epoch)
@@ -113,7 +113,7 @@ func (b *Backbone) writeLease(ctx context.Context, value []byte, revision uint64
 	}
 	key := leasePrefix + b.opts.Node
 	for range 2 {
-		next, swapped, err := s.nodes.swap(ctx, key, value, revision)
+		next, swapped, err := b.swap(ctx, s.nodes, key, value, revision)
 		if err != nil || swapped {
 			return next, err
 		}

@@ -50,8 +50,9 @@ const (
 	startTimeout   = 30 * time.Second // recovery of a large log after a crash
 	// callTimeout bounds a call whose context has no deadline.
 	callTimeout = 10 * time.Second
-	// appendTimeout bounds an append to a store that does not answer.
-	appendTimeout = 10 * time.Second
+	// appendTimeout bounds an append to a store that does not answer, say because
+	// the server that was to answer has died. Nothing is lost by asking again.
+	appendTimeout = 5 * time.Second
 	// closeTimeout bounds each step of Close, stopTimeout the server's stop.
 	closeTimeout = 2 * time.Second
 	stopTimeout  = 5 * time.Second

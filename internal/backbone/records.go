@@ -76,7 +76,7 @@ func (b *Backbone) TakeRunning(ctx context.Context, id string, record []byte, re
 	defer cancel()
 	s, err := b.openedStore()
 	if err == nil {
-		next, taken, err = s.running.swap(ctx, id, record, revision)
+		next, taken, err = b.swap(ctx, s.running, id, record, revision)
 	}
 	if err == nil && !taken {
 		var now Record

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -25,6 +27,9 @@ const (
 	routePing      = 5 * time.Second
 	routeMaxPings  = 2
 	routeHandshake = 10 * time.Second // on a busy machine
+	// routeReports is every how many attempts, of about one a second, the log
+	// says that a node can't be reached.
+	routeReports = 60
 )
 
 // withDefaults completes and checks the options.
@@ -106,6 +111,7 @@ func (e *embeddedServer) join(so *server.Options, o Options) error {
 	e.clients = &clients{password: rand.Text(), server: func() *server.Server { return e.Server }}
 	so.Host, so.Port = "127.0.0.1", server.RANDOM_PORT
 	so.CustomClientAuthentication = e.clients
+	so.ConnectErrorReports, so.ReconnectErrorReports = routeReports, routeReports
 	so.Cluster = server.ClusterOpts{
 		Name:         c.Name,
 		Host:         host,
@@ -129,6 +135,8 @@ func (e *embeddedServer) join(so *server.Options, o Options) error {
 		}
 		e.routes = append(e.routes, u)
 	}
+	// A reload would sort them, while the server reads them.
+	slices.SortFunc(e.routes, func(x, y *url.URL) int { return strings.Compare(x.String(), y.String()) })
 	so.Routes = e.routes[:min(len(e.routes), founders(len(e.routes)))]
 	// A server that is alone keeps streams that one of a cluster would delete
 	// as nobody's, and the other way round, so they don't share a directory.

@@ -129,21 +129,30 @@ func (l *serverLog) Warnf(format string, v ...any) {
 	}
 	l.log.Warn().Msg(msg)
 }
-func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(text(format, v)) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	msg := text(format, v)
+	if ordinary(msg) {
+		l.log.Debug().Msg(msg)
+		return
+	}
+	l.log.Error().Msg(msg)
+}
 
 // ordinary reports whether a warning of the server's is about what happens at
 // every start of a node in a cluster, or when it grows.
-func ordinary(warning string) bool {
+func ordinary(msg string) bool {
 	for _, part := range []string{
 		"Waiting for routing to be established",
 		"JetStream has not established contact with a meta leader",
 		"Metalayer blocking snapshot",
 		"detected stream remapping",
 		"resetting first sequence",
+		"Error flushing",                         // to a server that has just stopped
+		"trying to connect to route (attempt 1)", // the other one may start yet
 		// ClusterTLSFiles verifies the chain, if not the name.
 		"hostname of solicited routes will not be verified",
 	} {
-		if strings.Contains(warning, part) {
+		if strings.Contains(msg, part) {
 			return true
 		}
 	}

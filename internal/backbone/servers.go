@@ -228,7 +228,7 @@ func (b *Backbone) forgetPeer(ctx context.Context, name string) error {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	defer conn.Close()
-	return b.askServers(ctx, conn, "$JS.API.SERVER.REMOVE", map[string]string{"peer": q.ids[name]})
+	return b.askServers(ctx, conn, "$JS.API.SERVER.REMOVE", map[string]string{"peer_id": q.ids[name]})
 }
 
 // askServers sends a request to JetStream that says no more than whether it

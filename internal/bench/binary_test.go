@@ -74,9 +74,24 @@ func startProxy(tb testing.TB, upstream string) backend {
 	return backend{c.addr, c.cmd.Process.Pid}
 }
 
+// A launched is Athena's binary on its way to being ready, or running.
+type launched struct {
+	pid  int
+	dir  string        // its data directory
+	end  func()        // asks it to end, in order
+	addr <-chan string // has its address once it is ready; closed when it has ended
+	last func() string // its last words, once addr is closed
+}
+
 // startBinary runs `athena serve`, whose only model provider is upstream, until
 // the test ends.
 func startBinary(tb testing.TB, upstream string, flags ...string) backend {
+	tb.Helper()
+	return launch(tb, upstream, flags...).ready(tb, dialLimit)
+}
+
+// launch is startBinary that does not wait until the binary is ready.
+func launch(tb testing.TB, upstream string, flags ...string) *launched {
 	tb.Helper()
 	path, err := buildBinary()
 	if err != nil {
@@ -112,8 +127,10 @@ func startBinary(tb testing.TB, upstream string, flags ...string) backend {
 			}
 		}
 	})
+	l := &launched{pid: cmd.Process.Pid, dir: dir, addr: addr, last: func() string { return last }}
+	l.end = sync.OnceFunc(func() { _ = cmd.Process.Signal(end) }) // it may have ended
 	tb.Cleanup(func() {
-		_ = cmd.Process.Signal(end) // it may have ended
+		l.end()
 		kill := time.AfterFunc(stopLimit, func() { _ = cmd.Process.Kill() })
 		defer kill.Stop()
 		reading.Wait()
@@ -121,15 +138,21 @@ func startBinary(tb testing.TB, upstream string, flags ...string) backend {
 			tb.Error(errors.Join(fmt.Errorf("athena's last words: %s", last), err))
 		}
 	})
-	limit := time.NewTimer(dialLimit)
-	defer limit.Stop()
+	return l
+}
+
+// ready waits until the binary serves.
+func (l *launched) ready(tb testing.TB, limit time.Duration) backend {
+	tb.Helper()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
 	select {
-	case host, ok := <-addr:
+	case host, ok := <-l.addr:
 		if !ok {
-			tb.Fatalf("athena has ended: %s", last)
+			tb.Fatalf("athena has ended: %s", l.last())
 		}
-		return backend{host, cmd.Process.Pid}
-	case <-limit.C:
+		return backend{host, l.pid}
+	case <-timer.C:
 		tb.Fatal("athena did not say that it is ready")
 	}
 	panic("unreachable")

@@ -116,11 +116,6 @@ func (o Options) callTimeout() time.Duration { return 2 * o.beat() }
 // missed is the silence that is more than bad luck: two beats were missed.
 func (o Options) missed() time.Duration { return 3 * o.beat() }
 
-// grace is how long a node that the gossip misses too has for its renewal once
-// the store is back. A node that is alive needs half of it: its call that hung
-// ends, and another follows in a hurry.
-func (o Options) grace() time.Duration { return 2 * o.beat() }
-
 // remembered is how long a node that is gone is shown, and known to be gone.
 func (o Options) remembered() time.Duration { return 12 * o.Lease }
 

@@ -48,16 +48,17 @@
 // After the store was away, for whatever reason, everybody may have been kept
 // from renewing, so all leases count from the moment it is back. There is one
 // exception, for the commonest reason: the node that led the store has died,
-// and the election of another took four to nine seconds (the times of
-// nats-server's raft), in which a lease ran out already. A node that has not
-// been heard by gossip for a whole lease either, while another one was heard
-// all along, so that the network is not to blame, has a few more beats to renew
-// its lease instead of a whole one.
+// and until another was elected (four to nine seconds in nats-server's raft) a
+// lease has run out already. A node whose gossip nobody has heard for a whole
+// lease, as all say who are heard themselves, is cut off from everybody if it
+// lives, and so from the store. It gets two more readings to show a renewal, and
+// not a whole lease. That the others were heard all along shows that it is not
+// the network that was away.
 //
 // # Gossip
 //
 // Every fifth of a lease each node also tells all others on core NATS, which
-// needs no majority, that it is there and what it knows: Facts. They decide
-// nothing by themselves. They are what Members and Others report while the
-// store is away, and hints such as open breakers.
+// needs no majority, that it is there, whom it doesn't hear, and what it knows:
+// Facts. By itself this decides nothing. It is what Members and Others report
+// while the store is away, and carries hints such as open breakers.
 package cluster

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -21,6 +22,7 @@ const (
 	maxMessageBytes = 256 << 10
 	maxTextBytes    = 1 << 10
 	maxBreakers     = 256
+	maxUnheard      = 256
 )
 
 // Facts are what nodes tell each other of themselves. They are hints, by which
@@ -59,6 +61,8 @@ type message struct {
 	Started time.Time `json:"started"`
 	State   State     `json:"state"`
 	Facts   Facts     `json:"facts"`
+	// Unheard are nodes that have a lease but were not heard for its length.
+	Unheard []string `json:"unheard,omitempty"`
 }
 
 // texts calls f with each text of free form.
@@ -77,6 +81,7 @@ func (m *message) texts(f func(*string)) {
 // encode cuts what is too long, which only this node's own mistake can be.
 func (m message) encode() ([]byte, error) {
 	m.Facts.Breakers = append([]Breaker(nil), m.Facts.Breakers[:min(len(m.Facts.Breakers), maxBreakers)]...)
+	m.Unheard = m.Unheard[:min(len(m.Unheard), maxUnheard)]
 	m.texts(func(s *string) { *s = cut(*s) })
 	data, err := json.Marshal(m)
 	if err == nil && len(data) > maxMessageBytes {
@@ -120,6 +125,8 @@ func decodeMessage(data []byte) (m message, err error) {
 		return m, fmt.Errorf("state %.40q is unknown", m.State)
 	case m.Facts.Connections < 0 || m.Facts.Analyses < 0:
 		return m, errors.New("a number is negative")
+	case len(m.Unheard) > maxUnheard || slices.ContainsFunc(m.Unheard, func(s string) bool { return !validName(s) }):
+		return m, errors.New("what it says of other nodes can't be")
 	case len(m.Facts.Breakers) > maxBreakers:
 		return m, fmt.Errorf("%d breakers are too many", len(m.Facts.Breakers))
 	}
@@ -167,7 +174,8 @@ func (c *Cluster) gossip() error {
 	facts := c.opts.Facts()
 	c.mu.Lock()
 	c.own = facts
-	m := message{Node: c.opts.Node, Epoch: c.opts.Epoch, Started: c.started.UTC(), State: c.state(), Facts: facts}
+	m := message{Node: c.opts.Node, Epoch: c.opts.Epoch, Started: c.started.UTC(), State: c.state(), Facts: facts,
+		Unheard: c.table.unheard(time.Now())}
 	c.mu.Unlock()
 	data, err := m.encode()
 	if err != nil {

@@ -64,8 +64,14 @@ func (c *Cluster) renewLoop() {
 		c.mu.Unlock()
 		wait := c.opts.hurry()
 		if ok {
+			c.mu.Lock()
+			settled := begun.Sub(c.table.steady) >= c.opts.Lease
+			c.mu.Unlock()
+			if settled {
+				wait = c.opts.beat()
+			}
 			now, _ := c.clocks()
-			wait = max(c.opts.beat()-now.Sub(begun), 0)
+			wait = max(wait-now.Sub(begun), 0)
 		}
 		if !pause(c.ctx, wait, c.beatNow) {
 			return
@@ -99,6 +105,7 @@ func (c *Cluster) beatOnce() (ok bool) {
 	}
 	if k.failing {
 		k.failing = false
+		kick(c.gossipNow) // if the network was away, the others wonder
 		c.log.Info().Msg("the store takes this node's lease again")
 	}
 	if k.revision == 0 {
@@ -108,12 +115,7 @@ func (c *Cluster) beatOnce() (ok bool) {
 	c.table.renewed(begun)
 	c.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(c.ctx, c.opts.callTimeout())
-	defer cancel()
-	all, err := c.opts.Bus.Leases(ctx)
-	if err == nil && all[c.opts.Node].Revision < k.revision {
-		err = errors.New("the copy of the store that answered lags behind")
-	}
+	all, err := c.readAll(k.revision)
 	if err != nil {
 		if c.ctx.Err() == nil {
 			c.log.Debug().Err(err).Msg("could not read the leases of the others")
@@ -122,6 +124,27 @@ func (c *Cluster) beatOnce() (ok bool) {
 	}
 	c.observe(all, begun)
 	return true
+}
+
+// readAll reads the leases of all from a copy of the store that has this node's
+// of a revision. Copies take turns to answer, and those that don't lead are told
+// late what is stored: in a trial of three nodes a tenth of the readings came
+// from before the write that had just been acknowledged, for up to a second.
+func (c *Cluster) readAll(revision uint64) (map[string]backbone.Record, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.opts.callTimeout())
+	defer cancel()
+	for wait := c.opts.hurry() / 50; ; wait *= 2 {
+		all, err := c.opts.Bus.Leases(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if all[c.opts.Node].Revision >= revision {
+			return all, nil
+		}
+		if !pause(ctx, wait, nil) {
+			return nil, errors.New("the copies of the store that answer lag behind")
+		}
+	}
 }
 
 // observe takes in a reading of all leases that shows what was written before

@@ -20,7 +20,7 @@ type peer struct {
 	revision uint64
 	lease    lease     // the newest that could be read, also when it is removed
 	changed  time.Time // when this revision was first seen
-	renewed  time.Time // when it was last seen to be renewed; zero: never
+	renewed  time.Time // when a change last showed that the node was alive; zero: never
 	removing bool      // this node took it for dead and removes its lease
 	left     time.Time // when the lease was found removed; zero: it wasn't
 
@@ -121,6 +121,9 @@ type silence struct {
 // observe takes in a reading of all leases that shows everything written before
 // asOf, and was there at now.
 func (t *table) observe(all map[string]backbone.Record, asOf, now time.Time, judges bool) (f finding) {
+	// What is new in the first reading after the store was away may be from
+	// before: a leader that died has sent on what the next one then keeps.
+	stale := t.asOf.Before(t.steady)
 	t.asOf = asOf
 	for node, r := range all {
 		if node == t.opts.Node {
@@ -130,7 +133,7 @@ func (t *table) observe(all map[string]backbone.Record, asOf, now time.Time, jud
 		if p == nil || p.leased && p.revision == r.Revision {
 			continue
 		}
-		if p.leased {
+		if p.leased && !stale {
 			p.renewed = now
 		}
 		p.leased, p.removing, p.left = true, false, time.Time{}
@@ -182,30 +185,46 @@ func (t *table) remove(p *peer, now time.Time) {
 // one, although it could have.
 func (t *table) silent(p *peer, now time.Time) bool {
 	o := t.opts
-	if !p.leased || t.asOf.Sub(p.changed) < o.Lease {
+	if !p.leased {
 		return false
 	}
 	steady := t.asOf.Sub(t.steady)
 	if steady >= o.Lease {
-		return true
+		return t.asOf.Sub(p.changed) >= o.Lease
 	}
-	// The store was away. See the package's comment.
-	heard := p.heard
-	if heard.Before(p.first) {
-		heard = p.first
-	}
-	return steady >= o.grace() && t.asOf.Sub(t.awake) >= o.Lease && t.asOf.Sub(heard) >= o.Lease && t.hearsAnother(p, now)
+	// The store was away. See the package's comment. The last renewal may have
+	// come a beat after the last message.
+	silence := o.Lease + o.beat()
+	return steady >= o.beat() && t.asOf.Sub(t.awake) >= silence && t.asOf.Sub(p.first) >= silence &&
+		t.asOf.Sub(p.lastHeard()) >= silence && t.nobodyHears(p, now)
 }
 
-// hearsAnother reports whether the gossip of another node than p has come
-// without a pause for a whole lease.
-func (t *table) hearsAnother(p *peer, now time.Time) bool {
+// nobodyHears reports whether all nodes that this one hears say that they don't
+// hear p, and the network was well enough that one of them was heard without a
+// pause for a whole lease.
+func (t *table) nobodyHears(p *peer, now time.Time) (well bool) {
 	for _, other := range t.peers {
-		if other != p && now.Sub(other.heard) <= t.opts.missed() && now.Sub(other.since) >= t.opts.Lease {
-			return true
+		if other == p || now.Sub(other.heard) > t.opts.missed() {
+			continue
+		}
+		if !slices.Contains(other.said.Unheard, p.node) {
+			return false
+		}
+		well = well || now.Sub(other.since) >= t.opts.Lease
+	}
+	return well
+}
+
+// unheard returns the nodes that have a lease and were not heard by gossip for
+// the length of one, sorted.
+func (t *table) unheard(now time.Time) (nodes []string) {
+	for _, p := range t.peers {
+		if lease := t.opts.Lease; p.leased && now.Sub(p.heard) >= lease && now.Sub(p.first) >= lease {
+			nodes = append(nodes, p.node)
 		}
 	}
-	return false
+	slices.Sort(nodes)
+	return nodes
 }
 
 // hear takes in a message. The peer is nil where it counts for nothing, and

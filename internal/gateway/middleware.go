@@ -76,6 +76,10 @@ func (g *Gateway) exchange(next http.Handler) http.Handler {
 	})
 }
 
+// statusClientGone stands in log and metrics for the status that a client which
+// went away would have got. nginx has it, too; HTTP has none.
+const statusClientGone = 499
+
 // maxLogged bounds what a client can put into a log line, for each field.
 const maxLogged = 200
 
@@ -83,6 +87,9 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	status := rec.status
 	if status == 0 {
 		status = http.StatusOK // net/http's, for a handler that wrote nothing
+	}
+	if status >= 500 && r.Context().Err() != nil {
+		status = statusClientGone // nobody was there to be answered, which is no failure of ours
 	}
 	route := x.route
 	level := zerolog.InfoLevel

@@ -252,42 +252,49 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 		}
 		return hub.ErrHeadUnknown
 	}
-	head, ended := feed.Head()
-	last, _, _, err := n.bus.LogTail(ctx, id)
-	switch {
-	case errors.Is(err, backbone.ErrNotFound):
-		last = 0
-	case err != nil && ended:
-		return away(id, err)
-	case err != nil:
-		return hub.ErrHeadUnknown
-	}
-	if ended {
-		if last <= head {
-			return nil
-		}
-		// It has an end that was never stored, of a job that went on elsewhere.
-		// Who told it may still do so.
-		n.mu.Lock()
-		n.ahead[id] = last
-		n.mu.Unlock()
-		n.feeds.Drop(feed)
-		return hub.ErrSuperseded
-	}
 	f := n.follower(id)
+	head, ended := feed.Head()
+	if ended {
+		return n.beyondEnd(ctx, feed, head)
+	}
 	if f == nil || f.feed != feed {
 		return hub.ErrHeadUnknown // it is about to be followed
 	}
-	if last > head {
-		f.missed(last) // who answered is not the owner any more
+	// Only an owner that answers now, with what the feed had before and what the
+	// log does not go beyond, proves that there is no more.
+	owned, err := f.catchUpOnce(ctx)
+	if err != nil || !owned {
 		return hub.ErrHeadUnknown
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.owned {
+	last, _, _, err := n.bus.LogTail(ctx, id)
+	if err != nil && !errors.Is(err, backbone.ErrNotFound) {
+		return hub.ErrHeadUnknown
+	}
+	if last > head {
+		f.missed(last) // if the feed lacks it, who answered is not the owner any more
+		return hub.ErrHeadUnknown
+	}
+	if now, _ := feed.Head(); now != head {
 		return hub.ErrHeadUnknown
 	}
 	return nil
+}
+
+// beyondEnd is Beyond for a feed that has ended. It may have an end that was
+// never stored, of a job that went on elsewhere.
+func (n *Node) beyondEnd(ctx context.Context, feed *hub.Feed, head uint64) error {
+	last, _, _, err := n.bus.LogTail(ctx, feed.ID())
+	switch {
+	case err != nil && !errors.Is(err, backbone.ErrNotFound):
+		return away(feed.ID(), err)
+	case err != nil || last <= head:
+		return nil
+	}
+	n.mu.Lock() // who told the other end may still do so
+	n.ahead[feed.ID()] = last
+	n.mu.Unlock()
+	n.feeds.Drop(feed)
+	return hub.ErrSuperseded
 }
 
 // close ends the following and waits until nothing is appended any more.

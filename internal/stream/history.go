@@ -182,6 +182,10 @@ func isNotFound(err error) bool {
 	return errors.Is(err, protocol.Errorf(protocol.CodeStreamNotFound, ""))
 }
 
+// noStoreRetry is when a client is told to ask again for what the store has, if
+// that doesn't answer: most often it elects a leader, which takes seconds.
+const noStoreRetry = time.Second
+
 // readLog returns the stored events after the cursor.
 func (n *Node) readLog(ctx context.Context, id string, after uint64, budget int) ([]protocol.Encoded, error) {
 	batches, err := n.bus.ReadLog(ctx, id, after, budget)
@@ -190,6 +194,9 @@ func (n *Node) readLog(ctx context.Context, id string, after uint64, budget int)
 		return nil, protocol.Errorf(protocol.CodeStreamNotFound, "stream %s is unknown or has expired", id)
 	case errors.Is(err, backbone.ErrGap):
 		return nil, protocol.Errorf(protocol.CodeStreamNotFound, "%w: what follows cursor %d of stream %s", errExpired, after, id)
+	case errors.Is(err, backbone.ErrNoStore):
+		return nil, protocol.Errorf(protocol.CodeServiceUnavailable, "the history of stream %s can't be read for the moment", id).
+			WithRetryAfter(noStoreRetry).WithCause(err)
 	case err != nil:
 		return nil, fmt.Errorf("read history of %s: %w", id, err)
 	}

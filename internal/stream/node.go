@@ -37,6 +37,9 @@ type Options struct {
 	// OnCancel cancels a job that this node runs, when another node asks for
 	// it; nil: other nodes can't.
 	OnCancel func(ctx context.Context, id string) error
+	// OnFenced is told that another node writes a stream that this one wrote, so
+	// that its job need not find out by its next event. It must not block.
+	OnFenced func(id string)
 	// CoalesceWindow is the least time between two chunk events of a stream;
 	// what comes in between is merged, and written up to an eighth of the
 	// window late. 0 turns merging off.
@@ -93,6 +96,9 @@ func (o Options) withDefaults() Options {
 	o.RetryMax = cmp.Or(o.RetryMax, 5*time.Second)
 	if o.Peers == nil {
 		o.Peers = func() int { return 0 }
+	}
+	if o.OnFenced == nil {
+		o.OnFenced = func(string) {}
 	}
 	if o.Metrics == nil {
 		o.Metrics = noMetrics{}

@@ -126,6 +126,7 @@ func (w *Writer) fence(why string) {
 		cancel()
 	}
 	w.release()
+	n.opts.OnFenced(w.id)
 	n.followOn(w.feed)
 }
 

@@ -18,7 +18,7 @@ var (
 	// ErrEnded is returned for events after the terminal one.
 	ErrEnded = errors.New("the stream has ended")
 	// ErrFenced is returned once another node has taken the stream over.
-	ErrFenced = errors.New("another node writes the stream now")
+	ErrFenced error = fencedError{}
 )
 
 // A Writer writes one stream on the node that runs its job. The methods may be
