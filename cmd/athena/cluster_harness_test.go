@@ -166,7 +166,7 @@ func whole(c *gateway.Cluster, names []string) string {
 		return "the store has no majority"
 	case c.History.Current < min(c.History.Replicas, len(names)) || len(names) >= 3 && c.History.Replicas < 3:
 		return fmt.Sprintf("%d of %d copies are up to date", c.History.Current, c.History.Replicas)
-	case len(c.Degraded) > 0:
+	case len(c.Degraded) > 0 && len(names) >= 3: // fewer lack a copy
 		return strings.Join(c.Degraded, "; ")
 	}
 	return ""
@@ -322,7 +322,8 @@ func (r *roamer) connect(ctx context.Context, url string, step func()) error {
 	if err != nil && ctx.Err() == nil && r.failed.IsZero() {
 		r.failed = time.Now()
 	}
-	if refused, ok := errors.AsType[*refusedError](err); ok {
+	// A node that leaves may say so to whom no balancer keeps away from it.
+	if refused, ok := errors.AsType[*refusedError](err); ok && refused.error.Code != protocol.CodeDraining {
 		r.refusals = append(r.refusals, refused.Error())
 	}
 	if m, ok := errors.AsType[*malformedError](err); ok {

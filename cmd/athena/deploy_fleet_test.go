@@ -267,15 +267,18 @@ func passBy(t *testing.T, proxies []*proxy, id string) *passersBy {
 // more waits until n more have passed by each proxy.
 func (p *passersBy) more(n int) {
 	p.t.Helper()
-	for _, by := range p.all {
-		from := by.count()
-		p.news.await(p.t, func() string {
-			if by.count() < from+n {
-				return fmt.Sprintf("%s: of %d who should pass by only %d did", by.proxy.name, n, by.count()-from)
-			}
-			return ""
-		})
+	from := make([]int, len(p.all))
+	for i, by := range p.all {
+		from[i] = by.count()
 	}
+	p.news.await(p.t, func() string {
+		for i, by := range p.all {
+			if passed := by.count() - from[i]; passed < n {
+				return fmt.Sprintf("%s: of %d who should pass by only %d did", by.proxy.name, n, passed)
+			}
+		}
+		return ""
+	})
 }
 
 // check stops them, and fails the test where one has seen an error.
@@ -312,7 +315,7 @@ func (by *passerBy) walk(ctx context.Context) {
 		err := by.ask(ctx, tap, method, path, body, key)
 		// No proxy repeats a POST that was sent. A client may, since it has a key,
 		// which finds what the first one began, also on a node that was killed.
-		for until := time.Now().Add(patience); method == http.MethodPost && errors.Is(err, errAgain) && time.Now().Before(until); {
+		for method == http.MethodPost && errors.Is(err, errAgain) && time.Since(began) < patience && ctx.Err() == nil {
 			rest(ctx, comeBack)
 			err = by.ask(ctx, tap, method, path, body, key)
 		}

@@ -286,6 +286,7 @@ func (c *tortureClient) lost(ctx context.Context, cause error) error {
 		return m
 	}
 	if r, ok := errors.AsType[*refusedError](cause); ok {
+		c.world.victim.recovered(ctx)
 		return c.refused(r.problem(), "")
 	}
 	if e, ok := errors.AsType[*net.OpError](cause); ok && e.Op == "dial" {

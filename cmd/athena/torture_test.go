@@ -92,7 +92,7 @@ type counts struct {
 	switches, rewinds, resubscriptions int
 	dropped, slow, pauses              int
 	losses, refused, moved             int // connections that ended by the server's doing
-	vanished, notStarted               int // streams that nobody has stored, analyses that nobody took
+	vanished, notStarted, forgotten    int // streams that nobody has stored, analyses that nobody took, keys
 	// What they saw. ahead is how often a client was told the end of a stream
 	// of which it knew more than the log.
 	events, merged, ahead int
@@ -333,10 +333,10 @@ func (w *torture) report(t *testing.T, lacks []string) {
 	c := &w.counts
 	t.Logf("seed %d: %d streams (%d completed, %d lost with their node, %d cancelled), %d connections (%v), %d events (%d merged), "+
 		"%d cuts (%d clean, %d reset, %d gone), %d losses, %d switches, %d rewinds, %d answers dropped, %d slow reads, %d pauses, "+
-		"%d resubscriptions, %d moved, %d refused, %d vanished, %d not started, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost",
+		"%d resubscriptions, %d moved, %d refused, %d vanished, %d not started, %d keys forgotten, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost",
 		w.seed, c.streams, c.completed, c.ownerLost, c.cancelled, total(c.connections), c.connections, c.events, c.merged,
 		total(c.cuts), c.cuts[cutClean], c.cuts[cutReset], c.cuts[cutGone], c.losses, c.switches, c.rewinds, c.dropped, c.slow, c.pauses,
-		c.resubscriptions, c.moved, c.refused, c.vanished, c.notStarted, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds)
+		c.resubscriptions, c.moved, c.refused, c.vanished, c.notStarted, c.forgotten, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds)
 	for _, err := range w.errs[:min(len(w.errs), 5)] {
 		t.Errorf("%v", err)
 	}

@@ -22,11 +22,10 @@ func Lead(ctx context.Context, b *Backbone, node string) error {
 			if info.Cluster.Leader == node {
 				break
 			}
-			m, err := b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node))
+			_, err = b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node))
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
-			fmt.Println(p.name, info.Cluster.Leader, string(m.Data))
 			pause(ctx, leaderPause)
 		}
 	}
@@ -43,5 +42,5 @@ var peerRemoveTimeout time.Duration
 // out.
 func ForgetFor(d time.Duration) { peerRemoveTimeout = d }
 
-// JetStreamEnabled reports whether b's server takes part in the store.
-func JetStreamEnabled(b *Backbone) bool { return b.server.JetStreamEnabled() }
+// ClientURL is where b's server listens for clients.
+func ClientURL(b *Backbone) string { return b.server.ClientURL() }

@@ -52,7 +52,7 @@ const (
 	callTimeout = 10 * time.Second
 	// appendTimeout bounds an append to a store that does not answer, say because
 	// the server that was to answer has died. Nothing is lost by asking again.
-	appendTimeout = 5 * time.Second
+	appendTimeout = 3 * time.Second
 	// closeTimeout bounds each step of Close, stopTimeout the server's stop.
 	closeTimeout = 2 * time.Second
 	stopTimeout  = 5 * time.Second

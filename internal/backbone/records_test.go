@@ -107,26 +107,54 @@ func TestAskingEndsWithItsContextWhileTheOwnerIsSilent(t *testing.T) {
 	close(release)
 }
 
+// storeCalls are a call of each method that needs the store.
+func storeCalls(ctx context.Context, b *backbone.Backbone) map[string]func() error {
+	return map[string]func() error{
+		"AppendLog":     func() error { _, err := b.AppendLog(ctx, "s1", 0, batch(1, 1)); return err },
+		"StartAppend":   func() error { _, err := b.StartAppend(ctx, "s1", 0, batch(1, 1))(); return err },
+		"ReadLog":       func() error { _, err := b.ReadLog(ctx, "s1", 0, 0); return err },
+		"LogTail":       func() error { _, _, _, err := b.LogTail(ctx, "s1"); return err },
+		"LogFirst":      func() error { _, err := b.LogFirst(ctx, "s1"); return err },
+		"MarkRunning":   func() error { return b.MarkRunning(ctx, "s1", nil) },
+		"RunningRecord": func() error { _, err := b.RunningRecord(ctx, "s1"); return err },
+		"TakeRunning":   func() error { _, _, err := b.TakeRunning(ctx, "s1", nil, 1); return err },
+		"ClearRunning":  func() error { return b.ClearRunning(ctx, "s1") },
+		"Running":       func() error { _, err := b.Running(ctx); return err },
+		"WriteLease":    func() error { _, err := b.WriteLease(ctx, nil, 0); return err },
+		"Leases":        func() error { _, err := b.Leases(ctx); return err },
+		"RemoveLease":   func() error { _, err := b.RemoveLease(ctx, "n2", 1); return err },
+		"KeepRequest":   func() error { return b.KeepRequest(ctx, "s1", nil) },
+		"KeptRequest":   func() error { _, err := b.KeptRequest(ctx, "s1"); return err },
+		"DropRequest":   func() error { return b.DropRequest(ctx, "s1") },
+		"CreateKey":     func() error { _, _, err := b.CreateKey(ctx, "k", nil); return err },
+		"ReadKey":       func() error { _, _, err := b.ReadKey(ctx, "k"); return err },
+		"UpdateKey":     func() error { _, _, err := b.UpdateKey(ctx, "k", nil, 1); return err },
+		"DeleteKey":     func() error { return b.DeleteKey(ctx, "k", 1) },
+		"Ping":          func() error { return b.Ping(ctx) },
+	}
+}
+
 func TestAfterCloseEverythingSaysSo(t *testing.T) {
 	b := open(t, backbone.Options{})
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	for name, call := range map[string]func() error{
+	calls := storeCalls(ctx, b)
+	maps.Copy(calls, map[string]func() error{
 		"PublishLive":   func() error { return b.PublishLive("s1", nil) },
 		"SubscribeLive": func() error { _, err := b.SubscribeLive("s1", func([]byte) {}); return err },
-		"AppendLog":     func() error { _, err := b.AppendLog(ctx, "s1", 0, batch(1, 1)); return err },
-		"ReadLog":       func() error { _, err := b.ReadLog(ctx, "s1", 0, 0); return err },
-		"LogTail":       func() error { _, _, _, err := b.LogTail(ctx, "s1"); return err },
 		"ServeHistory":  func() error { _, err := b.ServeHistory("s1", func([]byte) []byte { return nil }); return err },
 		"AskHistory":    func() error { _, err := b.AskHistory(ctx, "s1", nil); return err },
-		"MarkRunning":   func() error { return b.MarkRunning(ctx, "s1", nil) },
-		"ClearRunning":  func() error { return b.ClearRunning(ctx, "s1") },
-		"Running":       func() error { _, err := b.Running(ctx); return err },
-		"Ping":          func() error { return b.Ping(ctx) },
+		"Serve":         func() error { _, err := b.Serve("t", "s1", func([]byte) []byte { return nil }); return err },
+		"Ask":           func() error { _, err := b.Ask(ctx, "t", "s1", nil); return err },
+		"Publish":       func() error { return b.Publish("t", nil) },
+		"Subscribe":     func() error { _, err := b.Subscribe("t", func([]byte) {}); return err },
+		"Answer":        func() error { _, err := b.Answer("t", func([]byte) []byte { return nil }); return err },
+		"Gather":        func() error { _, err := b.Gather(ctx, "t", nil, 1); return err },
 		"Close":         func() error { return cmpNil(b.Close()) },
-	} {
+	})
+	for name, call := range calls {
 		if err := call(); !errors.Is(err, backbone.ErrClosed) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -37,8 +38,9 @@ type StoreState struct {
 	// Size is the number of peers that count for the quorum, there or not. It
 	// is larger than the number of Peers while a new cluster comes up.
 	Size int
-	// Replicas is how many the log should have, ReplicasCurrent how many are
-	// there and up to date. Both are 0 while nobody can tell.
+	// Replicas is how many the store's streams should have, ReplicasCurrent how
+	// many are there and up to date of the one that has fewest. Both are 0
+	// while nobody can tell.
 	Replicas        int
 	ReplicasCurrent int
 	// Detail says what is degraded, "" where nothing is.
@@ -48,8 +50,8 @@ type StoreState struct {
 // storeTimeout bounds what Store asks.
 const storeTimeout = time.Second
 
-// Store returns what this node knows of the store. It asks the log's leader,
-// so it may take up to a second where that does not answer.
+// Store returns what this node knows of the store. It asks the leaders of the
+// streams, so it may take up to a second where one does not answer.
 func (b *Backbone) Store(ctx context.Context) StoreState {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -60,9 +62,7 @@ func (b *Backbone) Store(ctx context.Context) StoreState {
 	}
 	s := b.opened.Load()
 	if s != nil {
-		if info, err := s.log.stream.Info(ctx); err == nil {
-			state.Replicas, state.ReplicasCurrent = b.replicas(info)
-		}
+		state.Replicas, state.ReplicasCurrent = b.countReplicas(ctx, s)
 	}
 	state.Detail = b.degraded(s, &state)
 	return state
@@ -84,12 +84,27 @@ func (b *Backbone) degraded(s *store, state *StoreState) string {
 	switch {
 	case s == nil:
 		parts = append(parts, "the store is not open yet")
-	case state.ReplicasCurrent < state.Replicas:
-		parts = append(parts, fmt.Sprintf("%d of %d replicas of the history are there and up to date", state.ReplicasCurrent, state.Replicas))
+	case state.ReplicasCurrent > 0 && state.ReplicasCurrent < state.Replicas:
+		parts = append(parts, fmt.Sprintf("%d of %d replicas are there and up to date", state.ReplicasCurrent, state.Replicas))
 	case !b.StoreUp():
 		parts = append(parts, "the store takes no writes")
 	}
 	return strings.Join(parts, "; ")
+}
+
+// countReplicas returns how many replicas the parts of the store should have,
+// and how many the poorest of them has.
+func (b *Backbone) countReplicas(ctx context.Context, s *store) (want, current int) {
+	current = math.MaxInt
+	for _, p := range s.parts() {
+		info, err := p.stream.Info(ctx)
+		if err != nil {
+			return want, 0
+		}
+		w, c := b.replicas(info)
+		want, current = max(want, w), min(current, c)
+	}
+	return want, current
 }
 
 // replicas returns how many replicas a stream should have, and how many there

@@ -15,8 +15,7 @@ import (
 func TestNodesKnowEachOthersFactsAtOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		all := w.startAll("a", "b", "c")
-		synctest.Wait()
-		time.Sleep(lease / 10)
+		time.Sleep(lease / 20)
 		want := cluster.Facts{Version: "v1", Address: "10.0.0.1:8080", Degraded: true, Detail: "history", Connections: 3, Analyses: 2,
 			Breakers: []cluster.Breaker{{Provider: "claude", Model: "m", Why: "timeout", Open: true, UntilMS: 1200}}}
 		for _, p := range all {

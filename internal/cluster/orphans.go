@@ -341,8 +341,14 @@ func (c *Cluster) act(id string, t task) outcome {
 		}
 	}
 	c.mu.Lock()
+	// After a pause of this process the timers are first, and what is known is
+	// from before.
+	known := time.Since(c.table.asOf) <= c.opts.missed()
 	still := c.table.judge(t.owner) == orphan
 	c.mu.Unlock()
+	if !known {
+		return failed
+	}
 	if !still {
 		return changed
 	}

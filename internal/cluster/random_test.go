@@ -20,6 +20,9 @@ import (
 // ATHENA_CLUSTER_SEED runs one seed again, ATHENA_CLUSTER_SEEDS that many.
 func TestWhateverHappensEachOrphanIsTakenAndNobodyWellIsJudged(t *testing.T) {
 	first, seeds := uint64(1), uint64(20)
+	if testing.Short() {
+		seeds = 3
+	}
 	if n, err := strconv.ParseUint(os.Getenv("ATHENA_CLUSTER_SEEDS"), 10, 64); err == nil {
 		seeds = n
 	}

@@ -155,7 +155,11 @@ func (t *table) observe(all map[string]backbone.Record, asOf, now time.Time, jud
 		}
 		if judges && !p.removing && t.silent(p, now) {
 			p.removing = true
-			f.silent = append(f.silent, silence{p.node, p.revision, now.Sub(p.changed)})
+			since := p.renewed
+			if since.IsZero() {
+				since = p.first
+			}
+			f.silent = append(f.silent, silence{p.node, p.revision, now.Sub(since)})
 		}
 		if !p.leased && now.Sub(p.lastHeard()) > t.opts.remembered() && now.Sub(p.left) > t.opts.remembered() {
 			delete(t.peers, p.node)

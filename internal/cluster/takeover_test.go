@@ -166,6 +166,30 @@ func TestAfterTheStoreWasAwayANodeMayBeBackLaterThanTheOthers(t *testing.T) {
 	}
 }
 
+func TestANodeThatWokeDoesNotActOnWhatItKnewBefore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b")
+		a, b := all[0], all[1]
+		a.mark("job")
+		b.set(func() { b.takeErr = errStore })
+		time.Sleep(2 * lease)
+		a.stop()
+		time.Sleep(3 * lease)
+		b.stop()
+		a.resume()
+		time.Sleep(4 * lease)
+		b.set(func() { b.takeErr = nil })
+		b.resume()
+		time.Sleep(5 * lease)
+		if w.takeOverCalls() == 0 {
+			t.Error("b did not try to take the job over")
+		}
+		if len(w.takings("job")) > 0 {
+			t.Error("the job was taken from an owner that is back")
+		}
+	})
+}
+
 func TestAStoreThatLostAllLeasesCostsNobodyItsStreams(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		all := w.startAll("a", "b", "c")
@@ -384,6 +408,52 @@ func TestARecordOfAnUnknownNodeIsLeftAloneForALease(t *testing.T) {
 		wantTaken(t, w, "never", cluster.ReasonOwnerLost, found, 2*lease)
 		if len(w.takings("late")) > 0 {
 			t.Error("a node's stream was taken over since its lease came late")
+		}
+	})
+}
+
+func TestARecordOfANodeThatNeverWasIsTakenOverAfterALease(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.startAll("a", "b")
+		time.Sleep(2 * lease)
+		w.mu.Lock()
+		w.put("never", "nobody", 7)
+		w.mu.Unlock()
+		time.Sleep(8 * lease) // somebody has made his round
+		if n := len(w.takings("never")); n != 1 {
+			t.Errorf("taken over %d times", n)
+		}
+		w.mu.Lock()
+		w.put("another", "nobody", 8)
+		w.mu.Unlock()
+		made := time.Now()
+		w.processes[0].Look()
+		time.Sleep(2 * lease)
+		wantTaken(t, w, "another", cluster.ReasonOwnerLost, made, lease*3/2)
+	})
+}
+
+func TestAStreamThatANodeBeginsRightAfterItWokeIsItsOwn(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.startAll("a", "b", "c")
+		for i := range 20 {
+			id := fmt.Sprint("job", i)
+			time.Sleep(2 * lease)
+			all[0].stop()
+			time.Sleep(3*lease + time.Duration(i)*lease/100)
+			all[0].resume()
+			for !w.hasLease("a") {
+				time.Sleep(time.Millisecond)
+			}
+			all[0].mark(id)
+			all[0].Look()
+			time.Sleep(lease)
+			if len(w.takings(id)) > 0 {
+				t.Errorf("%s was taken over", id)
+			}
+			w.mu.Lock()
+			delete(w.running, id)
+			w.mu.Unlock()
 		}
 	})
 }

@@ -34,12 +34,15 @@ type faultBus struct {
 	mute      atomic.Bool                     // none is sent
 	slow      atomic.Int64                    // how long answers to others' questions take
 	append    atomic.Pointer[appendFault]     // in the place of an append
+	read      atomic.Pointer[readFault]       // in the place of reading the log
 	lag       atomic.Pointer[backbone.Record] // what reading a record gives instead
 	asked     atomic.Int64                    // questions to owners
 	subscribe atomic.Int64                    // live subscriptions that are in force
 }
 
 type appendFault func(real func() (uint64, error)) (uint64, error)
+
+type readFault func(real func() ([]backbone.Batch, error)) ([]backbone.Batch, error)
 
 var errAway = fmt.Errorf("%w: the test says so", backbone.ErrNoStore)
 
@@ -63,6 +66,9 @@ func (b *faultBus) StartAppend(ctx context.Context, id string, prev uint64, batc
 func (b *faultBus) ReadLog(ctx context.Context, id string, after uint64, budget int) ([]backbone.Batch, error) {
 	if b.away.Load() {
 		return nil, errAway
+	}
+	if f := b.read.Load(); f != nil {
+		return (*f)(func() ([]backbone.Batch, error) { return b.Backbone.ReadLog(ctx, id, after, budget) })
 	}
 	return b.Backbone.ReadLog(ctx, id, after, budget)
 }

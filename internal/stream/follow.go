@@ -246,8 +246,7 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 	id := feed.ID()
 	if w := n.writer(id); w != nil && w.feed == feed {
 		// The client may have been served by a node that has the job now.
-		err := w.verify(ctx)
-		if err == nil && n.writer(id) == w {
+		if err := w.verify(ctx); err == nil && w.writes() {
 			return nil
 		}
 		return hub.ErrHeadUnknown

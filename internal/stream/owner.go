@@ -36,6 +36,13 @@ func (w *Writer) leave(why error) bool {
 	return true
 }
 
+// writes reports whether the stream is still this node's.
+func (w *Writer) writes() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.gone
+}
+
 // release says that the writer is gone. Only who has made it leave calls it.
 func (w *Writer) release() {
 	w.unhook()

@@ -235,9 +235,9 @@ func TestEveryClientSeesOneConsistentStreamWhateverItsNodesDo(t *testing.T) {
 		seed, err = strconv.ParseUint(fixed, 10, 64)
 		must(t, err)
 	}
-	faults, streams := 20, 3 // which begin before each fault
+	faults, streams := 12, 3 // which begin before each fault
 	if testing.Short() {
-		faults = 6
+		faults = 4
 	}
 	defer func() {
 		if t.Failed() {
@@ -279,7 +279,7 @@ func TestEveryClientSeesOneConsistentStreamWhateverItsNodesDo(t *testing.T) {
 		s.over = true
 		s.mu.Unlock()
 	})
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		left := s.orphans(t.Context())
 		s.mu.Lock()
@@ -289,7 +289,7 @@ func TestEveryClientSeesOneConsistentStreamWhateverItsNodesDo(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%d streams have not ended a minute after the beginning", left)
+			t.Errorf("%d streams have not ended two minutes after the beginning", left)
 			break
 		}
 		for range 10 {

@@ -168,6 +168,12 @@ func (t *Takeover) tell(e protocol.Encoded) {
 
 // append stores the covering event. Where the old owner has appended since the
 // log was read, it reads on and covers from there.
+//
+// The log is read, then the record is checked, and then the event is appended
+// at the position that was read, in this order. So if another node takes the job
+// over from this one, its covering event comes after the check, and this one's
+// can't come after it: it conflicts. Without the check this one could read the
+// other's event, and cover that.
 func (t *Takeover) append(ctx context.Context, typ protocol.Type, data any) (e protocol.Encoded, err error) {
 	switch {
 	case t.ended:
@@ -187,12 +193,12 @@ func (t *Takeover) append(ctx context.Context, typ protocol.Type, data any) (e p
 			if t.ended { // by whomever, so that the record may be gone
 				return false, ErrEnded
 			}
-			if err := t.check(ctx); err != nil {
-				return !errors.Is(err, ErrTaken), err
-			}
 			made, moved = false, false
 		}
 		if !made { // a try after one that may have been stored must be the same to a byte
+			if err := t.check(ctx); err != nil {
+				return !errors.Is(err, ErrTaken) && !errors.Is(err, ErrEnded), err
+			}
 			if e, err = cover(t.id, t.last, typ, data); err != nil {
 				return false, err
 			}
@@ -215,7 +221,8 @@ func (t *Takeover) append(ctx context.Context, typ protocol.Type, data any) (e p
 	return e, err
 }
 
-// check reports ErrTaken if the job's record is no longer this node's.
+// check reports ErrTaken if the job's record is no longer this node's, and
+// ErrEnded if that is so since the old owner has ended the stream after all.
 func (t *Takeover) check(ctx context.Context) error {
 	now, err := t.node.bus.RunningRecord(ctx, t.id)
 	if err != nil {
@@ -226,6 +233,13 @@ func (t *Takeover) check(ctx context.Context) error {
 		return nil
 	case unsure:
 		return errLags
+	case none:
+		if err := t.read(ctx); err != nil {
+			return err
+		}
+		if t.ended {
+			return ErrEnded
+		}
 	}
 	return ErrTaken
 }

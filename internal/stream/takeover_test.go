@@ -269,6 +269,48 @@ func TestWhatTheOldOwnerStoresDuringATakeoverCounts(t *testing.T) {
 	}
 }
 
+func TestATakeoverThatWasItselfTakenOverWritesNothing(t *testing.T) {
+	ps := peers(t, fast, "a", "b", "c")
+	a, b, c := ps[0], ps[1], ps[2]
+	w := a.create()
+	start(t, w)
+	a.logged(w.ID(), 1)
+	a.crash()
+	var late *stream.Takeover
+	read := make(chan struct{})
+	hold := readFault(func(real func() ([]backbone.Batch, error)) ([]backbone.Batch, error) {
+		<-read
+		return real()
+	})
+	b.bus.read.Store(&hold)
+	done := make(chan struct{})
+	lost := b.lost(w.ID())
+	go func() { // b has the record, and takes its time to read the past
+		defer close(done)
+		var err error
+		if late, err = b.node.TakeOver(t.Context(), lost); err != nil {
+			t.Error(err)
+		}
+	}()
+	eventually(t, "b has the record", func() bool { return c.lost(w.ID()).Node == "b" })
+	again := resume(t, c.takeOver(w.ID()), 2) // b is taken for dead
+	text := say(t, again, 2, 2, "c's")
+	c.logged(w.ID(), 1+covered+3)
+	close(read)
+	<-done
+	if _, err := late.Resume(t.Context(), &protocol.Failover{Attempt: 3}); !errors.Is(err, stream.ErrTaken) {
+		t.Errorf("b resumes c's job: %v, want ErrTaken", err)
+	}
+	complete(t, again)
+	for _, p := range []*peer{b, c} {
+		v := watches(t, w.ID())
+		v.ends(p, text)
+		if v.tr.Started().Attempt != 2 {
+			t.Errorf("attempt %d counts, want 2", v.tr.Started().Attempt)
+		}
+	}
+}
+
 func TestACoveringEventThatSeemedToFailIsWrittenOnce(t *testing.T) {
 	ps := peers(t, fast, "a", "b")
 	a, b := ps[0], ps[1]
