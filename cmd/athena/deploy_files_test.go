@@ -67,7 +67,7 @@ func settings(t *testing.T, variables ...string) *config.Serve {
 }
 
 // otherFlags are those that are no settings: of other programs, and --help.
-var otherFlags = []string{"--build-arg", "--chown", "--env-file", "--from", "--from-literal", "--help", "--now", "--stop-timeout"}
+var otherFlags = []string{"--build-arg", "--chown", "--env-file", "--from", "--from-literal", "--help", "--network", "--now", "--stop-timeout"}
 
 func TestTheDeploymentFilesNameOnlySettingsThatAreThere(t *testing.T) {
 	table := config.Table()

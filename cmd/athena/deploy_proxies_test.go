@@ -190,10 +190,11 @@ func (k *proxyKind) start(t *testing.T, nodes ...string) *proxy {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	var how error // once it has ended
+	ended := make(chan struct{})
+	go func() { how = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
-		_ = hold.Close() // it may have ended already, and said so
+		_ = hold.Close() // it may have ended already
 		select {
 		case <-ended: // by a signal, which some tell and some don't
 		case <-time.After(goneWithin):
@@ -212,9 +213,8 @@ func (k *proxyKind) start(t *testing.T, nodes ...string) *proxy {
 			t.Fatalf("behind %s no node is ready; the status is %d\n%s", p.name, status, p.said())
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("%s has ended: %v\n%s", p.name, err, p.said())
+		case <-ended:
+			t.Fatalf("%s has ended: %v\n%s", p.name, how, p.said())
 		default:
 		}
 	}

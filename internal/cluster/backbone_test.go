@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/rs/zerolog"
 
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cluster"
@@ -109,6 +110,7 @@ func realNodes(t *testing.T, j *jobs, names ...string) (all []*realNode) {
 				return err
 			},
 			Verify: func(context.Context) error { n.verified.Add(1); return nil },
+			Logger: zerolog.New(zerolog.NewTestWriter(t)).With().Timestamp().Str("me", name).Logger(),
 		})
 		t.Cleanup(func() {
 			if err := n.Close(context.Background()); err != nil {

@@ -190,9 +190,11 @@ func (c *Cluster) bury(s silence) {
 
 func (c *Cluster) storeFailed(err error) {
 	k := &c.keeper
+	ev := c.log.Debug()
 	if !k.failing {
-		c.log.Warn().Err(err).Msg("the store does not take this node's lease; nobody is judged until it does")
+		ev = c.log.Warn()
 	}
+	ev.Err(err).Msg("the store does not take this node's lease; nobody is judged until it does")
 	k.failing = true
 	c.mu.Lock()
 	c.table.steady = time.Time{}
