@@ -318,8 +318,8 @@ func (v *tortureCluster) mayRefuse(s *tortureStream, e *protocol.Error) bool {
 		return e.Status == 502 || e.Status == 503 || e.Status == 504
 	case protocol.CodeDraining, protocol.CodeOverloaded:
 		return true
-	case protocol.CodeServiceUnavailable: // what can't be known without the others
-		return v.out(-1, time.Now())
+	case protocol.CodeServiceUnavailable: // what can't be known or done just now
+		return v.stirred(time.Now())
 	case protocol.CodeStreamNotFound: // where the node that began it could tell nobody of it
 		return s != nil && v.out(v.writers(s, s.started.Add(lostEnd))[0], s.started)
 	}
@@ -330,15 +330,19 @@ func (v *tortureCluster) mayRefuse(s *tortureStream, e *protocol.Error) bool {
 // leader for a moment, and a node that can't ask it starts an analysis twice
 // rather than not at all. How often is counted.
 func (v *tortureCluster) mayForget(since time.Time) bool {
+	if !v.stirred(since) {
+		return false
+	}
+	v.world.count(func(c *counts) { c.forgotten++ })
+	return true
+}
+
+// stirred reports whether anything has happened to nodes since then, or a
+// little before.
+func (v *tortureCluster) stirred(since time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, o := range v.outages {
-		if o.to.IsZero() || o.to.Add(healTime).After(since) {
-			v.world.count(func(c *counts) { c.forgotten++ })
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(v.outages, func(o *outage) bool { return o.to.IsZero() || o.to.Add(healTime).After(since) })
 }
 
 // lacks says of what too little happened.
@@ -370,8 +374,8 @@ func (v *tortureCluster) lacks(lasts time.Duration) (lacks []string) {
 
 // hasten makes a client's rounds short, so that there are many cuts.
 func hasten(d *round) {
-	d.cutEvents = 1 + d.cutEvents%10
-	d.cutAfter /= 6
+	d.cutEvents = 1 + d.cutEvents%8
+	d.cutAfter /= 3
 	d.rest /= 4
 	d.pause /= 2
 }

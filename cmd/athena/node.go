@@ -27,19 +27,22 @@ import (
 // A node is everything that serves clients, wired together: each part is made
 // after those it stands on, and stopped before them.
 type node struct {
-	cfg       *config.Serve
-	log       zerolog.Logger
-	metrics   *telemetry.Metrics
-	started   time.Time
-	bus       *backbone.Backbone
-	feeds     *hub.Feeds
-	streams   *stream.Node
-	upstreams *upstreams
-	checkups  *checkups
-	analyses  *analysis.Service
-	jobs      *jobs
-	hub       *hub.Hub
-	server    *gateway.Server
+	cfg     *config.Serve
+	log     zerolog.Logger
+	metrics *telemetry.Metrics
+	started time.Time
+	callers *auth.Authenticator // knows the tickets that this node has issued
+	bus     *backbone.Backbone
+	// stopTickets ends the answers to other nodes about these.
+	stopTickets func()
+	feeds       *hub.Feeds
+	streams     *stream.Node
+	upstreams   *upstreams
+	checkups    *checkups
+	analyses    *analysis.Service
+	jobs        *jobs
+	hub         *hub.Hub
+	server      *gateway.Server
 
 	// Of a node among others; nil where it is alone.
 	cluster    *cluster.Cluster
@@ -129,9 +132,13 @@ func (n *node) openStreams(ctx context.Context) error {
 	n.streams = stream.New(n.feeds, n.bus, stream.Options{
 		Node: cfg.Node, Sole: !cfg.Clustered(), Peers: n.others,
 		OnCancel: func(ctx context.Context, id string) error {
-			return n.analyses.Cancel(ctx, id, protocol.CancelClient)
+			err := n.analyses.Cancel(ctx, id, protocol.CancelClient)
+			if errors.Is(err, analysis.ErrNotRunning) {
+				err = stream.ErrNoJob
+			}
+			return err
 		},
-		OnFenced: func(id string) { n.analyses.TakenOver(id) },
+		OnFenced:       func(id string) { n.analyses.TakenOver(id) },
 		CoalesceWindow: cfg.CoalesceWindow, BatchInterval: cfg.BatchInterval, BatchBytes: int(cfg.BatchBytes),
 		Metrics: n.metrics, Logger: log.With().Str("part", "streams").Logger(),
 	})
@@ -155,7 +162,6 @@ func (n *node) others() int {
 	}
 	return n.cluster.Others()
 }
-
 
 // jitter is the part of a wait by which it may be longer or shorter, so that
 // those who failed together don't come back together.
@@ -189,10 +195,15 @@ func (n *node) serveHTTP() error {
 	for _, k := range configured {
 		keys = append(keys, auth.Key{Name: k.Name, Secret: k.Secret.Reveal()})
 	}
-	callers, err := auth.New(keys, auth.Options{AllowAnonymous: len(keys) == 0})
+	options := auth.Options{AllowAnonymous: len(keys) == 0}
+	if cfg.Clustered() {
+		options.Node, options.Elsewhere = cfg.Node, n.redeemElsewhere
+	}
+	callers, err := auth.New(keys, options)
 	if err != nil {
 		return err
 	}
+	n.callers = callers
 	origins, err := gateway.NewOrigins(cfg.AllowedOrigin)
 	if err != nil {
 		return err
@@ -295,8 +306,10 @@ func (n *node) close(ctx context.Context) error {
 	if n.upstreams != nil {
 		n.upstreams.close()
 	}
-	if n.stopStarts != nil {
-		n.stopStarts()
+	for _, stop := range []func(){n.stopStarts, n.stopTickets} {
+		if stop != nil {
+			stop()
+		}
 	}
 	if n.streams != nil {
 		step(n.streams.Close)

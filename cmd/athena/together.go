@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/analysis"
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
@@ -77,8 +78,9 @@ func natsTLS(cfg *config.Serve) (*tls.Config, error) {
 // topics of messages between nodes that this package reads and writes; each
 // floor below has its own.
 const (
-	topicShare = "share"
-	topicStart = "start"
+	topicShare  = "share"
+	topicStart  = "start"
+	topicTicket = "ticket"
 )
 
 // sharing lets equal requests on several nodes have one analysis.
@@ -191,6 +193,35 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 		}
 	}
 	return "", false, false
+}
+
+// A ticketAnswer is whose a ticket was; Name is "" where it is not good.
+type ticketAnswer struct {
+	Name string `json:"name"`
+}
+
+// ticketTimeout bounds the question for a ticket. A node that died is asked as
+// long as it is not known to be gone; its clients get another ticket.
+const ticketTimeout = time.Second
+
+// serveTickets uses up tickets of this node that clients bring to others.
+func (n *node) serveTickets() (stop func(), err error) {
+	return n.bus.Serve(topicTicket, n.cfg.Node, func(ticket []byte) []byte {
+		id, _ := n.callers.Redeem(string(ticket))
+		return encode(ticketAnswer{id.Name})
+	})
+}
+
+// redeemElsewhere asks another node whose a ticket is, which uses it up.
+func (n *node) redeemElsewhere(ctx context.Context, node, ticket string) (auth.Identity, bool) {
+	ctx, cancel := context.WithTimeout(ctx, ticketTimeout)
+	defer cancel()
+	reply, err := n.bus.Ask(ctx, topicTicket, node, []byte(ticket))
+	var a ticketAnswer
+	if err != nil || json.Unmarshal(reply, &a) != nil || a.Name == "" {
+		return auth.Identity{}, false
+	}
+	return auth.Identity{Name: a.Name}, true
 }
 
 // takeOver makes an analysis whose node is gone, or that was handed over, this
@@ -336,6 +367,9 @@ func (n *node) joinOthers(ctx context.Context) (err error) {
 		Logger: n.log.With().Str("part", "cluster").Logger(),
 	})
 	if n.stopStarts, err = n.serveStarts(); err != nil {
+		return err
+	}
+	if n.stopTickets, err = n.serveTickets(); err != nil {
 		return err
 	}
 	return n.cluster.Start(ctx)

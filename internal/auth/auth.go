@@ -48,6 +48,11 @@ type Options struct {
 	// MaxTickets bounds the tickets that wait. Default 10,000. The oldest are
 	// forgotten first.
 	MaxTickets int
+	// Node is this node's name among several, and Elsewhere uses up a ticket that
+	// another one has issued, by asking it. A client negotiates with one node and
+	// connects to any. Nil where there is but one.
+	Node      string
+	Elsewhere func(ctx context.Context, node, ticket string) (Identity, bool)
 }
 
 // An Authenticator knows the keys and the tickets. Its methods may be called
@@ -56,6 +61,8 @@ type Authenticator struct {
 	keys      []hashedKey
 	anonymous bool
 	tickets   tickets
+	node      string
+	elsewhere func(ctx context.Context, node, ticket string) (Identity, bool)
 }
 
 // A hashedKey is kept in the place of the key. Hashes have one length, so that
@@ -74,7 +81,7 @@ func New(keys []Key, o Options) (*Authenticator, error) {
 	if len(keys) == 0 && !o.AllowAnonymous {
 		return nil, errors.New("there are no API keys, and nobody may come without one")
 	}
-	a := &Authenticator{anonymous: len(keys) == 0, tickets: newTickets(o.TicketTTL, o.MaxTickets)}
+	a := &Authenticator{anonymous: len(keys) == 0, tickets: newTickets(o.TicketTTL, o.MaxTickets), node: o.Node, elsewhere: o.Elsewhere}
 	for _, k := range keys {
 		if k.Secret == "" || len(k.Secret) > maxCredential {
 			return nil, errors.New("the API key of " + k.Name + " is empty or too long")
@@ -122,7 +129,33 @@ func (a *Authenticator) Ticket(id Identity) string {
 	if a.anonymous {
 		return ""
 	}
-	return a.tickets.issue(id)
+	t := a.tickets.issue(id)
+	if a.elsewhere != nil {
+		t = a.node + ticketSeparator + t
+	}
+	return t
+}
+
+// ticketSeparator stands behind the name of the node that has issued a ticket;
+// neither names nor tickets have it.
+const ticketSeparator = "."
+
+// Redeem uses up a ticket that this node has issued, without the node's name:
+// for other nodes, to which it was brought.
+func (a *Authenticator) Redeem(ticket string) (Identity, bool) { return a.tickets.redeem(ticket) }
+
+// redeem uses up a ticket, whoever has issued it.
+func (a *Authenticator) redeem(ctx context.Context, ticket string) (Identity, bool) {
+	node, text, ok := strings.Cut(ticket, ticketSeparator)
+	switch {
+	case a.elsewhere == nil:
+		return a.tickets.redeem(ticket)
+	case !ok || len(ticket) > maxCredential:
+		return Identity{}, false
+	case node == a.node:
+		return a.tickets.redeem(text)
+	}
+	return a.elsewhere(ctx, node, text)
 }
 
 // authenticate finds the caller in the headers, or in the query where a ticket
@@ -145,7 +178,7 @@ func (a *Authenticator) authenticate(r *http.Request, mayTicket bool) (Identity,
 		if !mayTicket {
 			return Identity{}, errNoPlace
 		}
-		if id, ok := a.tickets.redeem(t); ok {
+		if id, ok := a.redeem(r.Context(), t); ok {
 			return id, nil
 		}
 		return Identity{}, errTicket

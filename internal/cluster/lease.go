@@ -214,16 +214,22 @@ func (c *Cluster) forgive(now time.Time, slept bool) {
 // but a newer process of this node's name has the lease.
 func (c *Cluster) renew(now time.Time) error {
 	k := &c.keeper
+	var refused error
 	if k.revision > 0 {
-		err := c.write(k.revision)
-		if !errors.Is(err, backbone.ErrConflict) {
-			return err
+		if refused = c.write(k.revision); refused == nil {
+			return nil
 		}
 	}
-	own, err := c.readOwn()
-	if err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(c.ctx, c.opts.beat())
+	defer cancel()
+	all, err := c.opts.Bus.Leases(ctx)
+	switch {
+	case refused != nil && !errors.Is(refused, backbone.ErrConflict) && (err != nil || !shows(all, c.opts.Node, k.revision)):
+		return refused
+	case err != nil:
+		return fmt.Errorf("read the leases: %w", err)
 	}
+	own := all[c.opts.Node]
 	l, readable := parseLease(own)
 	mine := readable && l.Epoch == c.opts.Epoch && l.Started.Equal(c.started)
 	newer := readable && l.Epoch > c.opts.Epoch
@@ -268,15 +274,19 @@ func (c *Cluster) loseLease(now time.Time, replaced bool) {
 	c.mu.Unlock()
 }
 
-// readOwn returns this node's lease as the store has it, maybe late.
-func (c *Cluster) readOwn() (backbone.Record, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.opts.callTimeout())
-	defer cancel()
-	all, err := c.opts.Bus.Leases(ctx)
-	if err != nil {
-		return backbone.Record{}, fmt.Errorf("read the leases: %w", err)
+// shows reports whether a reading shows that the lease of this revision is no
+// more: it has what was written later, but not that. A leader that was just
+// elected may not be able to say so, and not answer.
+func shows(all map[string]backbone.Record, node string, revision uint64) bool {
+	if all[node].Revision >= revision {
+		return false // maybe by a write of our own
 	}
-	return all[c.opts.Node], nil
+	for _, r := range all {
+		if r.Revision > revision {
+			return true
+		}
+	}
+	return false
 }
 
 // write writes the lease over the one of this revision.

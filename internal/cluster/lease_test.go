@@ -186,6 +186,22 @@ func TestANodeThatWokeHasALeaseSoonThoughACopyShowsItsOldOne(t *testing.T) {
 	})
 }
 
+func TestALostLeaseIsNoticedThoughTheStoreDoesNotSaySo(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.start("a", func(p *process, _ *cluster.Options) { p.mute = true })
+		w.startAll("b", "c")
+		time.Sleep(2 * lease)
+		a.stop()
+		time.Sleep(2 * lease)
+		a.resume()
+		woken := time.Now()
+		time.Sleep(lease * 3 / 5)
+		if !w.hasLease("a") || a.verifications(woken) == 0 {
+			t.Error("the node that woke did not notice that it lost its lease")
+		}
+	})
+}
+
 func TestASuspendedMachineVerifiesThoughItsClockStoodStill(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		var suspended time.Duration

@@ -75,6 +75,7 @@ type process struct {
 	storeCut  bool
 	hangs     bool               // calls to a store that is cut or down hang
 	loses     bool               // the answer to the next write is lost
+	mute      bool               // the store does not say that a lease is another
 	lag       time.Duration      // of the copy of the store that it reads leases from
 	runLag    time.Duration      // and of that for the records of jobs
 	calls     int                // of TakeOver
@@ -267,9 +268,11 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 func (p *process) WriteLease(ctx context.Context, value []byte, revision uint64) (next uint64, err error) {
+	mute := false
 	err = p.call(ctx, func() error {
 		w := p.w
 		if w.leases[p.name].Revision != revision {
+			mute = p.mute
 			return fmt.Errorf("lease: %w", backbone.ErrConflict)
 		}
 		w.revision++
@@ -279,6 +282,10 @@ func (p *process) WriteLease(ctx context.Context, value []byte, revision uint64)
 		w.renewed[p.name] = time.Now()
 		return nil
 	})
+	if mute {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -33,6 +33,8 @@ type question struct {
 type answerHead struct {
 	Head  uint64 `json:"head"`
 	Error string `json:"error,omitempty"`
+	// Leaving says that the error is that the node runs the job no more.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // answer is what this node says about a stream that it writes.
@@ -52,7 +54,7 @@ func (n *Node) answer(w *Writer, request []byte) []byte {
 		head.Head, events, err = n.pageOf(w, q)
 	}
 	if err != nil {
-		head.Error = err.Error()
+		head.Error, head.Leaving = err.Error(), errors.Is(err, ErrNoJob)
 	}
 	out, err := json.Marshal(head)
 	if err != nil {
@@ -109,6 +111,9 @@ func (n *Node) ask(ctx context.Context, id string, q question) (page, error) {
 	var head answerHead
 	if err := json.Unmarshal(first, &head); err != nil {
 		return page{}, fmt.Errorf("history of %s: the owner's answer can't be read: %w", id, err)
+	}
+	if head.Leaving {
+		return page{}, fmt.Errorf("stream %s: %w: %s", id, backbone.ErrNoOwner, head.Error)
 	}
 	if head.Error != "" {
 		return page{}, fmt.Errorf("history of %s: the owner says: %s", id, head.Error)

@@ -35,7 +35,8 @@ type Options struct {
 	// Peers tells how many other nodes are up; nil: none.
 	Peers func() int
 	// OnCancel cancels a job that this node runs, when another node asks for
-	// it; nil: other nodes can't.
+	// it; nil: other nodes can't. ErrNoJob, or an error that wraps it, says that
+	// the job doesn't run here any more.
 	OnCancel func(ctx context.Context, id string) error
 	// OnFenced is told that another node writes a stream that this one wrote, so
 	// that its job need not find out by its next event. It must not block.

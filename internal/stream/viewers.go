@@ -149,6 +149,10 @@ func (n *Node) Cancel(ctx context.Context, id string) error {
 	return err
 }
 
+// ErrNoJob is what Options.OnCancel returns for a job that doesn't run on this
+// node any more: it is being handed over, or has just ended.
+var ErrNoJob = errors.New("no such job runs here")
+
 // cancelHere cancels a job of this node's. The callback may take its time; that
 // it has begun is told soon.
 func (n *Node) cancelHere(id string) error {
