@@ -19,7 +19,7 @@ func TestDebugQuorum(t *testing.T) {
 	begin := time.Now()
 	_, err := nodes[0].AppendLog(t.Context(), "s1", w.pos, batch(41, 2))
 	t.Logf("an append failed after %v %v", time.Since(begin), err)
-	time.Sleep(15*time.Second)
+	time.Sleep(2*time.Second)
 	back := c.start(1)[0]
 	for range 12 {
 		time.Sleep(2 * time.Second)

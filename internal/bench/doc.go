@@ -12,6 +12,10 @@
 //	go test ./internal/bench                       # that every harness works, in seconds
 //	go test ./internal/bench -run '^$' -bench .    # the figures, in minutes
 //
+// What several nodes cost is measured on clusters of the binary, all on one
+// machine; the floor is then the node that runs the streams, or one that is
+// alone.
+//
 // CPU time and memory of the servers are read from /proc, so there is nothing
 // here for systems other than Linux.
 //

@@ -5,6 +5,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -48,18 +49,23 @@ func openBus(tb testing.TB, n int) []*backbone.Backbone {
 			errs <- err
 		}()
 	}
+	var err error
 	for range n {
-		if err := <-errs; err != nil {
-			tb.Fatal(err)
-		}
+		err = errors.Join(err, <-errs)
 	}
 	tb.Cleanup(func() {
 		for _, b := range slices.Backward(nodes) {
+			if b == nil {
+				continue // it did not open
+			}
 			if err := b.Close(); err != nil {
 				tb.Error(err)
 			}
 		}
 	})
+	if err != nil {
+		tb.Fatal(err)
+	}
 	return nodes
 }
 

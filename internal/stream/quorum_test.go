@@ -3,12 +3,14 @@ package stream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/athena-hub/athena/internal/backbone"
+	"github.com/athena-hub/athena/internal/stream"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -209,8 +211,11 @@ func TestAJobIsCancelledFromAnyNode(t *testing.T) {
 		cancelled[id]++
 		n := len(cancelled)
 		mu.Unlock()
-		if n == 2 {
-			return errors.New("it isn't running")
+		switch n {
+		case 2:
+			return errors.New("it can't be")
+		case 3:
+			return fmt.Errorf("handed over: %w", stream.ErrNoJob)
 		}
 		select {
 		case <-hold:
@@ -220,7 +225,7 @@ func TestAJobIsCancelledFromAnyNode(t *testing.T) {
 	}
 	ps := peers(t, o, "a", "b")
 	a, b := ps[0], ps[1]
-	w, gone := a.create(), a.create()
+	w, stuck, leaving := a.create(), a.create(), a.create()
 	start(t, w)
 	began := time.Now()
 	must(t, b.node.Cancel(t.Context(), w.ID())) // though it takes its time
@@ -228,8 +233,11 @@ func TestAJobIsCancelledFromAnyNode(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if err := b.node.Cancel(t.Context(), gone.ID()); err == nil || !strings.Contains(err.Error(), "it isn't running") {
+	if err := b.node.Cancel(t.Context(), stuck.ID()); err == nil || errors.Is(err, backbone.ErrNoOwner) || !strings.Contains(err.Error(), "it can't be") {
 		t.Errorf("cancelling a job that the owner can't: %v", err)
+	}
+	if err := b.node.Cancel(t.Context(), leaving.ID()); !errors.Is(err, backbone.ErrNoOwner) {
+		t.Errorf("cancelling a job that the owner runs no more: %v, want ErrNoOwner", err)
 	}
 	if err := b.node.Cancel(t.Context(), protocol.NewStreamID()); !errors.Is(err, backbone.ErrNoOwner) {
 		t.Errorf("cancelling a stream without owner: %v, want ErrNoOwner", err)
@@ -238,7 +246,7 @@ func TestAJobIsCancelledFromAnyNode(t *testing.T) {
 	must(t, w.Append(protocol.TypeCancelled, &protocol.Cancelled{By: protocol.CancelClient}))
 	mu.Lock()
 	defer mu.Unlock()
-	if cancelled[w.ID()] != 1 || cancelled[gone.ID()] != 1 {
+	if cancelled[w.ID()] != 1 || cancelled[stuck.ID()] != 1 || cancelled[leaving.ID()] != 1 {
 		t.Errorf("cancelled were %v", cancelled)
 	}
 }
