@@ -13,7 +13,7 @@ func TestDebugQuorum(t *testing.T) {
 	settled(t, nodes[0])
 	w := &logWriter{id: "s1"}
 	w.add(t, nodes[0], 20)
-	backbone.Lead(t.Context(), nodes[0], "a")
+	backbone.Lead(t.Context(), nodes[0], "c")
 	c.stop(1)
 	c.stop(2)
 	begin := time.Now()
