@@ -148,7 +148,7 @@ func (n *Node) Read(ctx context.Context, id string, after uint64, budget int) ([
 		case askErr == nil && (len(page.events) > 0 || n.opts.Sole):
 			return page.events, nil
 		case askErr != nil && !errors.Is(askErr, backbone.ErrNoOwner) && err != nil:
-			return nil, askErr
+			return nil, away(id, askErr)
 		case n.opts.Sole, errors.Is(err, errExpired):
 			return events, err
 		}

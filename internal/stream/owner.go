@@ -59,9 +59,13 @@ func (w *Writer) release() {
 // reads the log.
 func (w *Writer) finish() {
 	n := w.node
+	w.mu.Lock()
+	pos, batches := w.log.pos, w.log.batches
+	w.mu.Unlock()
 	if !w.leave(nil) {
 		return
 	}
+	events, whole := w.feed.Events(0)
 	w.mark.mu.Lock()
 	w.mark.over = true // whatever is being recorded has been
 	w.mark.mu.Unlock()
@@ -72,6 +76,9 @@ func (w *Writer) finish() {
 		n.settle(w.id, w.mark.value, 0) // what finds an ended stream removes its record, after a restart too
 	}
 	w.release()
+	if whole && batches >= wholeBatches {
+		w.keepWhole(pos, events)
+	}
 }
 
 // maxConflicts is how many conflicts in a row there are, while the record says
@@ -257,26 +264,27 @@ func (w *Writer) giveAway(ctx context.Context) error {
 	defer m.mu.Unlock()
 	nobody := w.node.nobodysRecord()
 	return w.node.persist(ctx, func(ctx context.Context) (again bool, err error) {
-		revision, taken, err := bus.TakeRunning(ctx, w.id, nobody, m.revision)
-		if err != nil {
-			return true, err
-		}
-		if taken {
-			m.revision, m.over = revision, true
-			return false, nil
-		}
 		now, err := bus.RunningRecord(ctx, w.id)
 		if err != nil {
 			return true, err
 		}
 		switch {
-		case bytes.Equal(now.Value, m.value) && now.Revision > m.revision:
-			m.revision = now.Revision // it was recorded by a try that seemed to fail
-			return true, errUnsettled
-		case now.Revision <= m.revision && now.Revision != 0:
-			return true, errLags
+		case bytes.Equal(now.Value, nobody): // by a try that seemed to fail
+			m.revision, m.over = now.Revision, true
+			return false, nil
+		case bytes.Equal(now.Value, m.value):
+			m.revision = now.Revision
+		case now.Revision > m.revision, now.Revision == 0 && m.revision != 0:
+			return false, ErrFenced
 		}
-		return false, ErrFenced
+		revision, taken, err := bus.TakeRunning(ctx, w.id, nobody, m.revision)
+		if err == nil && !taken {
+			err = errUnsettled
+		}
+		if err == nil {
+			m.revision, m.over = revision, true
+		}
+		return true, err
 	})
 }
 

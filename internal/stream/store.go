@@ -20,6 +20,7 @@ type logQueue struct {
 	events  []protocol.Encoded
 	bytes   int
 	pos     uint64 // of the stream's last stored batch
+	batches int    // how many the stream has, at least
 	listed  bool   // the writer is in the storer's list for the next tick
 	urgent  bool   // it is in the list for now
 	storing bool   // a batch is on its way
@@ -238,6 +239,7 @@ func (w *Writer) storedBatch(events, bytes int, pos uint64) {
 	}
 	q := &w.log
 	q.pos, q.retry, q.retryAt, q.tried, q.conflicts = pos, 0, time.Time{}, 0, 0
+	q.batches++
 	clear(q.events[:events])
 	q.events = q.events[events:]
 	if len(q.events) == 0 {

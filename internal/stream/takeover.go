@@ -71,6 +71,13 @@ type Takeover struct {
 func (n *Node) TakeOver(ctx context.Context, l Lost) (*Takeover, error) {
 	t := &Takeover{node: n, id: l.ID, value: n.ownRecord(), past: new(protocol.Transcript)}
 	err := n.persist(ctx, func(ctx context.Context) (again bool, err error) {
+		now, err := n.bus.RunningRecord(ctx, l.ID)
+		if err != nil {
+			return true, err
+		}
+		if now.Revision == 0 || (now.Revision > l.Revision && !bytes.Equal(now.Value, t.value)) {
+			return false, ErrTaken
+		}
 		revision, taken, err := n.bus.TakeRunning(ctx, l.ID, t.value, l.Revision)
 		if err == nil && !taken {
 			return false, ErrTaken
@@ -342,7 +349,7 @@ func (t *Takeover) adopt(ctx context.Context, e protocol.Encoded) (*Writer, erro
 	n := t.node
 	w := newWriter(n, t.id, t.value)
 	w.mark.revision = t.revision
-	w.seq, w.log.pos = e.Seq, t.pos
+	w.seq, w.log.pos, w.log.batches = e.Seq, t.pos, len(t.events) // as many at most, and most often nearly so
 	var err error
 	w.feed, err = n.feeds.Adopt(ctx, t.id, func(f *hub.Feed) error {
 		f.MarkStored(e.Seq)
