@@ -30,17 +30,20 @@ type world struct {
 	source *history
 	url    string
 
+	sources *sources
+
 	metrics *recorder
 }
 
 func newWorld(t *testing.T, o hub.Options, limits hub.FeedLimits) *world {
 	t.Helper()
 	w := &world{t: t, feeds: hub.NewFeeds(limits), source: &history{events: map[string][]protocol.Encoded{}}, metrics: newRecorder()}
+	w.sources = &sources{Source: w.source}
 	o.Metrics = w.metrics
 	if o.PollLinger == 0 {
 		o.PollLinger = time.Millisecond
 	}
-	w.hub = hub.New(w.feeds, w.source, o)
+	w.hub = hub.New(w.feeds, w.sources, o)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", w.hub.ServeWebSocket)
 	mux.HandleFunc("GET /v1/events", func(rw http.ResponseWriter, r *http.Request) {
@@ -85,6 +88,19 @@ func newWorld(t *testing.T, o hub.Options, limits hub.FeedLimits) *world {
 	})
 	return w
 }
+
+// sources is the Source that a test has chosen, the world's own if none.
+type sources struct{ hub.Source }
+
+func (s *sources) Beyond(ctx context.Context, f *hub.Feed, cursor uint64) error {
+	if j, ok := s.Source.(hub.HeadJudge); ok {
+		return j.Beyond(ctx, f, cursor)
+	}
+	return nil
+}
+
+// useSource is to be called before there are clients.
+func (w *world) useSource(s hub.Source) { w.sources.Source = s }
 
 // history is a Source: streams that have no feed any more.
 type history struct {

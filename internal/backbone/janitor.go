@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // fullReplicas is the number of replicas from three nodes on: one may be lost.
@@ -67,7 +65,7 @@ func (s *sightings) since(name string) time.Duration {
 type janitor struct{ b *Backbone }
 
 // tidy does one round, of which each step is bounded by ctx.
-func (j *janitor) tidy(ctx context.Context, s *store, infos map[*part]*jetstream.StreamInfo) {
+func (j *janitor) tidy(ctx context.Context, s *store, infos map[*part]*streamInfo) {
 	b := j.b
 	if !b.server.JetStreamIsLeader() {
 		return
@@ -93,7 +91,7 @@ func (j *janitor) tidy(ctx context.Context, s *store, infos map[*part]*jetstream
 }
 
 // raise gives a part its three replicas.
-func (j *janitor) raise(ctx context.Context, p *part, info *jetstream.StreamInfo) {
+func (j *janitor) raise(ctx context.Context, p *part, info *streamInfo) {
 	config := info.Config
 	config.Replicas = fullReplicas
 	if _, err := j.b.js.UpdateStream(ctx, config); err != nil {
@@ -104,9 +102,9 @@ func (j *janitor) raise(ctx context.Context, p *part, info *jetstream.StreamInfo
 }
 
 // move has a replica made on a node that is there instead of one that is gone.
-func (j *janitor) move(ctx context.Context, p *part, info *jetstream.StreamInfo, q *quorum) {
-	if info.Cluster == nil || info.Cluster.Leader == "" {
-		return
+func (j *janitor) move(ctx context.Context, p *part, info *streamInfo, q *quorum) {
+	if info.Cluster == nil || info.Cluster.Leader == "" || info.Cluster.Desired != nil {
+		return // alone, without anybody to ask, or moving already
 	}
 	gone, here := "", 1
 	for _, r := range info.Cluster.Replicas {

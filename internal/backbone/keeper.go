@@ -202,14 +202,14 @@ func (b *Backbone) keep(ctx context.Context) {
 
 // look asks for each part of the store whether it takes writes: for those that
 // did not each time, for the rest if all is set. It returns the answers.
-func (b *Backbone) look(ctx context.Context, s *store, all bool) map[*part]*jetstream.StreamInfo {
-	infos := make(map[*part]*jetstream.StreamInfo)
+func (b *Backbone) look(ctx context.Context, s *store, all bool) map[*part]*streamInfo {
+	infos := make(map[*part]*streamInfo)
 	for _, p := range s.parts() {
 		if !all && !p.down.Load() && !p.suspect.Swap(false) {
 			continue
 		}
 		asked, cancel := context.WithTimeout(ctx, pingTimeout)
-		info, err := p.stream.Info(asked)
+		info, err := b.info(asked, p)
 		cancel()
 		if ctx.Err() != nil {
 			break
@@ -224,7 +224,7 @@ func (b *Backbone) look(ctx context.Context, s *store, all bool) map[*part]*jets
 
 // hasQuorum reports whether more than half of a stream's replicas are there,
 // as its leader sees it.
-func (b *Backbone) hasQuorum(info *jetstream.StreamInfo) bool {
+func (b *Backbone) hasQuorum(info *streamInfo) bool {
 	if info.Cluster == nil {
 		return true // not in a cluster
 	}

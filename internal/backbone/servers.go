@@ -97,7 +97,7 @@ func (b *Backbone) degraded(s *store, state *StoreState) string {
 func (b *Backbone) countReplicas(ctx context.Context, s *store) (want, current int) {
 	current = math.MaxInt
 	for _, p := range s.parts() {
-		info, err := p.stream.Info(ctx)
+		info, err := b.info(ctx, p)
 		if err != nil {
 			return want, 0
 		}
@@ -109,7 +109,7 @@ func (b *Backbone) countReplicas(ctx context.Context, s *store) (want, current i
 
 // replicas returns how many replicas a stream should have, and how many there
 // are.
-func (b *Backbone) replicas(info *jetstream.StreamInfo) (want, current int) {
+func (b *Backbone) replicas(info *streamInfo) (want, current int) {
 	want, current = max(info.Config.Replicas, 1), 1
 	if info.Cluster == nil {
 		return want, current
@@ -121,6 +121,9 @@ func (b *Backbone) replicas(info *jetstream.StreamInfo) (want, current int) {
 		if r.Current && b.present(r) {
 			current++
 		}
+	}
+	if info.Cluster.Desired != nil {
+		current = min(current, want-1)
 	}
 	return want, min(current, want)
 }

@@ -355,6 +355,9 @@ func kick(ch chan struct{}) {
 
 // pause waits for d, a kick, or the end of ctx, and reports whether to go on.
 func pause(ctx context.Context, d time.Duration, kicked <-chan struct{}) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -84,6 +84,7 @@ type process struct {
 	verified  []time.Time        //
 	verifyErr error              //
 	takeErr   error              //
+	slow      time.Duration      // what TakeOver takes
 	facts     cluster.Facts      //
 	heard     map[string]int     // by node
 	logs      *logs              //
@@ -257,6 +258,9 @@ func (p *process) note() {
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -399,6 +403,12 @@ func (w *world) ownerOf(id string) (node string, epoch uint64) {
 
 // takeOver is what the stream's floor does: a compare-and-swap of the record.
 func (p *process) takeOver(ctx context.Context, id string, r backbone.Record, reason string) error {
+	p.w.mu.Lock()
+	slow := p.slow
+	p.w.mu.Unlock()
+	if !wait(ctx, slow) {
+		return ctx.Err()
+	}
 	return p.call(ctx, func() error {
 		w := p.w
 		p.calls++

@@ -212,8 +212,9 @@ func (n *Node) readLog(ctx context.Context, id string, after uint64, budget int)
 			if err != nil {
 				return nil, fmt.Errorf("read history of %s: %w", id, err)
 			}
-			if e.Seq > after {
+			if e.Seq > after { // batches may overlap
 				events = append(events, e)
+				after = e.Seq
 			}
 		}
 	}
