@@ -361,7 +361,7 @@ func (n *node) joinOthers(ctx context.Context) (err error) {
 		OnFacts:  func(node string, f cluster.Facts) { n.analyses.Hinted(node, hintsOf(f)) },
 		TakeOver: n.takeOver,
 		Verify: func(ctx context.Context) error {
-			n.metrics.LeaseLost()
+			n.metrics.Verified()
 			return n.streams.Verify(ctx)
 		},
 		Logger: n.log.With().Str("part", "cluster").Logger(),

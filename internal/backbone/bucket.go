@@ -36,10 +36,18 @@ func (b *Backbone) swap(ctx context.Context, p *part, key string, value []byte, 
 			return next, swapped, err
 		}
 		// A leader that has just been elected refuses what it has not caught up
-		// with.
-		now, err := b.getFromLeader(ctx, p, key)
-		if err != nil || now.Revision > revision || try == maxRefusals {
-			return 0, false, err
+		// with. A marker of a removed record is as good as a record: whatever is
+		// newer than the revision proves that it is not the newest.
+		m, err := b.fromLeader(ctx, p, p.subject(key), 0)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return 0, false, p.failed(err)
+		case m.Sequence > revision:
+			return 0, false, nil
+		}
+		if try == maxRefusals {
+			return 0, false, nil
 		}
 		if !pause(ctx, refusalPause) {
 			return 0, false, p.failed(ctx.Err())

@@ -217,9 +217,27 @@ func (b *Backbone) look(ctx context.Context, s *store, all bool) map[*part]*stre
 		p.down.Store(err != nil || !b.hasQuorum(info))
 		if err == nil {
 			infos[p] = info
+		} else if isStreamNotFound(err) {
+			b.reopen(ctx, p)
 		}
 	}
 	return infos
+}
+
+func isStreamNotFound(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamNotFound
+}
+
+// reopen makes anew a stream that is gone, with what was in it: removed by an
+// operator, say, or with the disk of the only server that had it.
+func (b *Backbone) reopen(ctx context.Context, p *part) {
+	b.log.Error().Str("stream", p.name).Msg("a part of the store is gone, with all that was in it, and is made anew")
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := b.openStore(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn().Err(err).Msg("the store can't be opened again yet")
+	}
 }
 
 // hasQuorum reports whether more than half of a stream's replicas are there,

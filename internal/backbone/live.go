@@ -33,6 +33,14 @@ func (b *Backbone) PublishLive(id string, data []byte) error {
 	if b.alone && !b.interest.has(id) {
 		return nil
 	}
+	// The embedded server knows of the whole cluster who is interested. Whoever
+	// follows a stream subscribes first and asks its owner second, over the same
+	// route, so when the owner answers, its server knows; and what is not
+	// published until then is in the answer. 0.2 µs, in the place of 4 for a
+	// message that the server throws away.
+	if b.server != nil && !b.alone && !b.server.GlobalAccount().SubscriptionInterest(livePrefix+id) {
+		return nil
+	}
 	if int64(len(data)) > b.liveConn.MaxPayload() {
 		return fmt.Errorf("publish %d bytes of %s: %w", len(data), id, ErrTooLarge)
 	}

@@ -283,10 +283,10 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 // never stored, of a job that went on elsewhere.
 func (n *Node) beyondEnd(ctx context.Context, feed *hub.Feed, head uint64) error {
 	last, _, _, err := n.bus.LogTail(ctx, feed.ID())
-	switch {
-	case err != nil && !errors.Is(err, backbone.ErrNotFound):
+	if err != nil && !errors.Is(err, backbone.ErrNotFound) {
 		return away(feed.ID(), err)
-	case err != nil || last <= head:
+	}
+	if last <= head { // or 0, where nothing was stored
 		return nil
 	}
 	n.mu.Lock() // who told the other end may still do so

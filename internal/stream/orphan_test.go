@@ -60,6 +60,32 @@ func TestAStreamWithoutOwnerAndEndIsFollowedUntilItHasEither(t *testing.T) {
 	onlySeen.fails(c, protocol.CodeOwnerLost)
 }
 
+func TestReadingHistoryThatWasNeverStoredWaitsForTheNextOwner(t *testing.T) {
+	ps := peers(t, fast, "a", "b", "c")
+	a, b, c := ps[0], ps[1], ps[2]
+	w := a.create()
+	start(t, w)
+	a.logged(w.ID(), 1)
+	a.crash()
+	got := make(chan []protocol.Encoded, 1)
+	go func() { // a reader at 7, whose feed has dropped what follows
+		events, err := c.node.Read(t.Context(), w.ID(), 7, 1<<20)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- events
+	}()
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := c.node.Read(short, w.ID(), 7, 1<<20); err == nil || !protocol.AsError(err).Retryable {
+		t.Errorf("while nobody takes over a reader is told %v, want to come back", err)
+	}
+	resume(t, b.takeOver(w.ID()), 2)
+	if events := <-got; len(events) == 0 || events[0].First != 2 || events[0].Seq != 1+covered {
+		t.Errorf("the reader gets %d events, want the one that covers its cursor first", len(events))
+	}
+}
+
 func TestAnUnknownStreamIsNotFoundAtOnceByAnyNode(t *testing.T) {
 	a := peers(t, fast, "a", "b")[0]
 	began := time.Now()

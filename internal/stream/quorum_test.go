@@ -194,7 +194,9 @@ func TestViewersAreCountedOnAllNodes(t *testing.T) {
 	got := make(chan struct{})
 	go func() {
 		defer close(got)
-		v.poll(b, 300*time.Millisecond)
+		if _, refused := v.poll(b, 300*time.Millisecond); refused != nil {
+			t.Error(refused)
+		}
 	}()
 	<-got
 	left := time.Now()

@@ -183,9 +183,9 @@ func headOn(t *testing.T, p *peer, id string) uint64 {
 func TestAfterALostLeaseAnOwnerFollowsThoseWhoTookOver(t *testing.T) {
 	ps := peers(t, fast, "a", "b")
 	a, b := ps[0], ps[1]
-	taken, kept, unrecorded := a.create(), a.create(), (*stream.Writer)(nil)
+	taken, kept := a.create(), a.create()
 	a.bus.away.Store(true)
-	unrecorded = a.create()
+	unrecorded := a.create()
 	a.bus.away.Store(false)
 	for _, w := range []*stream.Writer{taken, kept, unrecorded} {
 		start(t, w)
@@ -383,9 +383,8 @@ func TestAJobThatCouldNotBeTakenOverIsGivenBack(t *testing.T) {
 		t.Fatalf("an old record was taken over: %v", err)
 	}
 
-	text := ""
 	again := resume(t, c.takeOver(w.ID()), 2)
-	text = say(t, again, 2, 3, "at last")
+	text := say(t, again, 2, 3, "at last")
 	complete(t, again)
 	watches(t, w.ID()).ends(b, text)
 }
@@ -398,7 +397,7 @@ func TestAStreamIsTakenOverAgainAndAgain(t *testing.T) {
 	say(t, w, 1, 3, "x")
 	v, slow := watches(t, w.ID()), watches(t, w.ID())
 	slow.reaches(b, 2)
-	text := ""
+	var text string
 	for i := range 6 {
 		from, to := ps[i%3], ps[(i+1)%3]
 		from.bus.away.Store(true)

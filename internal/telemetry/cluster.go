@@ -4,20 +4,20 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // clusterMetrics are those of a node among others.
 type clusterMetrics struct {
-	takeovers  *prometheus.CounterVec
-	handovers  prometheus.Counter
-	fenced     prometheus.Counter
-	leasesLost prometheus.Counter
-	forwarded  prometheus.Counter
+	takeovers *prometheus.CounterVec
+	handovers prometheus.Counter
+	fenced    prometheus.Counter
+	verified  prometheus.Counter
+	forwarded prometheus.Counter
 }
 
 func newClusterMetrics(reg prometheus.Registerer) clusterMetrics {
 	return clusterMetrics{
-		takeovers:  counterVec(reg, "takeovers_total", "Analyses of other nodes that this one took over, by reason (owner_lost or draining) and outcome (resumed, or failed where that was not possible).", "reason", "outcome"),
-		handovers:  counter(reg, "handovers_total", "Analyses that this node left to others when it shut down."),
-		fenced:     counter(reg, "analyses_fenced_total", "Analyses that another node had taken over while this one believed to run them."),
-		leasesLost: counter(reg, "leases_lost_total", "Times that other nodes took this one for gone."),
-		forwarded:  counter(reg, "analyses_forwarded_total", "Analyses that were asked of this node and started on another, while it shut down."),
+		takeovers: counterVec(reg, "takeovers_total", "Analyses of other nodes that this one took over, by reason (owner_lost or draining) and outcome (resumed, or failed where that was not possible).", "reason", "outcome"),
+		handovers: counter(reg, "handovers_total", "Analyses that this node left to others when it shut down."),
+		fenced:    counter(reg, "analyses_fenced_total", "Analyses that another node had taken over while this one believed to run them."),
+		verified:  counter(reg, "lease_checks_total", "Times that this node looked which analyses were still its own: after others had taken it for gone, or after a pause."),
+		forwarded: counter(reg, "analyses_forwarded_total", "Analyses that were asked of this node and started on another, while it shut down."),
 	}
 }
 
@@ -47,8 +47,8 @@ func (m *Metrics) HandedOver(fenced bool) {
 	}
 }
 
-// LeaseLost counts a lease that others removed.
-func (m *Metrics) LeaseLost() { m.cluster.leasesLost.Inc() }
+// Verified counts that this node had reason to look which analyses are its own.
+func (m *Metrics) Verified() { m.cluster.verified.Inc() }
 
 // Forwarded counts an analysis that was started on another node.
 func (m *Metrics) Forwarded() { m.cluster.forwarded.Inc() }
