@@ -246,10 +246,13 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 	id := feed.ID()
 	if w := n.writer(id); w != nil && w.feed == feed {
 		// The client may have been served by a node that has the job now.
-		if err := w.verify(ctx); err == nil && w.writes() {
+		err := w.verify(ctx)
+		switch _, ended := feed.Head(); {
+		case w.writes() && err == nil:
 			return nil
+		case w.writes() || !ended:
+			return hub.ErrHeadUnknown
 		}
-		return hub.ErrHeadUnknown
 	}
 	f := n.follower(id)
 	head, ended := feed.Head()

@@ -379,3 +379,30 @@ func TestAHandOverThatFailsChangesNothing(t *testing.T) {
 	}
 	watches(t, taken.ID()).fails(a, protocol.CodeOwnerLost)
 }
+
+// A stream in the log without an end, and in no record, would be looked for by
+// nobody if its node died.
+func TestNothingIsStoredBeforeTheJobIsRecorded(t *testing.T) {
+	ps := peers(t, fast, "a", "b")
+	a, b := ps[0], ps[1]
+	a.bus.hang.Store(true) // the records, not the log
+	w := a.create()
+	start(t, w)
+	text := say(t, w, 1, 10, "piece")
+	v := watches(t, w.ID())
+	v.reaches(b, 11) // clients see it all the same
+	for range 20 {
+		tick(t)
+		w.Flush()
+	}
+	if _, _, _, err := b.bus.LogTail(t.Context(), w.ID()); !errors.Is(err, backbone.ErrNotFound) {
+		t.Errorf("the log has something of a job without a record: %v", err)
+	}
+	a.bus.hang.Store(false)
+	complete(t, w)
+	v.ends(b, text)
+	eventually(t, "it is stored", func() bool {
+		_, _, end, err := b.bus.LogTail(t.Context(), w.ID())
+		return err == nil && end
+	})
+}

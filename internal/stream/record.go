@@ -161,6 +161,12 @@ func (w *Writer) recordLater() {
 		if errors.Is(err, ErrTaken) {
 			w.fence("its record names another node")
 		}
+		if err == nil {
+			w.mu.Lock()
+			w.log.barred = false
+			w.storeNow()
+			w.mu.Unlock()
+		}
 		if err == nil || errors.Is(err, ErrTaken) {
 			return
 		}

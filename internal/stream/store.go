@@ -21,9 +21,13 @@ type logQueue struct {
 	bytes   int
 	pos     uint64 // of the stream's last stored batch
 	batches int    // how many the stream has, at least
-	listed  bool   // the writer is in the storer's list for the next tick
-	urgent  bool   // it is in the list for now
-	storing bool   // a batch is on its way
+	// barred says that the job is not recorded yet, before which nothing is
+	// stored: if this process died, nobody would look for a stream that is in the
+	// log without an end and in no record.
+	barred  bool
+	listed  bool // the writer is in the storer's list for the next tick
+	urgent  bool // it is in the list for now
+	storing bool // a batch is on its way
 	retry   time.Duration
 	retryAt time.Time // no try before, after one that failed; zero otherwise
 	// tried is how many events are in a batch whose storing failed. It may have
@@ -168,7 +172,7 @@ func (w *Writer) enqueue(e protocol.Encoded) {
 // or has much, unless that is under way or a try has just failed. w.mu is held.
 func (w *Writer) storeSoon(urgent bool) {
 	q := &w.log
-	if q.storing || len(q.events) == 0 {
+	if q.storing || q.barred || len(q.events) == 0 {
 		return
 	}
 	urgent = (urgent || q.bytes >= w.node.opts.BatchBytes) && q.retryAt.IsZero()
@@ -198,7 +202,7 @@ func (w *Writer) nextBatch(tick bool) (b backbone.Batch, bytes int, prev uint64,
 	if tick {
 		q.listed = false
 	}
-	if q.storing || len(q.events) == 0 {
+	if q.storing || q.barred || len(q.events) == 0 {
 		return b, 0, 0, false
 	}
 	if time.Now().Before(q.retryAt) {

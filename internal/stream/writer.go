@@ -80,6 +80,9 @@ func (n *Node) Create(ctx context.Context, id string) (*Writer, error) {
 		return nil, errors.Join(fmt.Errorf("create stream: %w", err), n.bus.ClearRunning(ctx, id))
 	}
 	if later {
+		w.mu.Lock()
+		w.log.barred = true
+		w.mu.Unlock()
 		n.start(w.recordLater)
 	}
 	return w, nil
