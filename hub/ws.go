@@ -157,7 +157,9 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		if err != nil {
 			return err
 		}
+		// A client that comes from another node may know more than this one yet.
 		head, _ := sub.feed.Head()
+		head = max(head, c.After)
 		m := &protocol.Message{Type: protocol.MessageSubscribed, ID: c.ID, Stream: c.Stream, Head: &head}
 		if sub.done() { // nothing follows: the subscription is over before it begins
 			h.unsubscribe(sub)

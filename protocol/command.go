@@ -142,6 +142,9 @@ type Poll struct {
 	Cursor string `json:"cursor"`
 	// Done says that every stream has ended and nothing will follow.
 	Done bool `json:"done"`
+	// RetryAfterMS is when to ask next, in milliseconds, where the node shuts down
+	// and another one is to be asked; 0 for at once.
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
 }
 
 // Negotiation is the answer of POST /v1/negotiate.

@@ -94,7 +94,7 @@ func writeCluster(w io.Writer, c *gateway.Cluster, now time.Time) error {
 		fmt.Fprintf(&b, "Node %s, alone\n\n", c.Node)
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSTATE\tHEARD\tUP FOR\tCLIENTS\tANALYSES\tSTORE\tVERSION")
+	_, _ = fmt.Fprintln(t, "NODE\tSTATE\tHEARD\tUP FOR\tCLIENTS\tANALYSES\tSTORE\tVERSION")
 	for _, n := range c.Nodes {
 		heard, up := "now", "-"
 		if n.HeardMS > 0 {
@@ -103,11 +103,11 @@ func writeCluster(w io.Writer, c *gateway.Cluster, now time.Time) error {
 		if !n.Started.IsZero() && n.State != gateway.NodeGone {
 			up = now.Sub(n.Started.Time).Round(time.Second).String()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", n.Name, n.State, heard, up, n.Connections, n.Analyses, storeWord(c, n.Name), cmp.Or(n.Version, "-"))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", n.Name, n.State, heard, up, n.Connections, n.Analyses, storeWord(c, n.Name), cmp.Or(n.Version, "-"))
 	}
 	for _, s := range c.History.Servers { // those that count for the majority although no node has their name any more
 		if !slices.ContainsFunc(c.Nodes, func(n gateway.ClusterNode) bool { return n.Name == s.Name }) {
-			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t%s\t-\n", s.Name, storeWord(c, s.Name))
+			_, _ = fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t%s\t-\n", s.Name, storeWord(c, s.Name))
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -58,7 +58,7 @@ func nextFault(r *rand.Rand, number int, previous *fault, kinds []faultKind) (f 
 	f.node = r.IntN(3)
 	f.peer = (f.node + 1 + r.IntN(2)) % 3
 	f.overlaps = r.IntN(3) == 0 && number > 0
-	f.settles = r.IntN(2) == 0
+	f.settles = r.IntN(3) == 0
 	f.after = time.Duration(50+r.IntN(600)) * time.Millisecond
 	short, long := time.Duration(r.IntN(1200))*time.Millisecond, time.Duration(1000+r.IntN(4000))*time.Millisecond
 	switch f.kind {

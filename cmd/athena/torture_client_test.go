@@ -336,6 +336,14 @@ func (c *tortureClient) apply(e *received, cursors []protocol.Cursor) error {
 	}
 	v := c.views[slices.IndexFunc(c.views, func(v *view) bool { return v.stream.id == e.event.Stream })]
 	before := v.transcript.Cursor()
+	if end := v.transcript.Terminal(); end != nil && c.world.victim.mayDiffer(v.stream, end, &e.event) {
+		// A client of several streams that has the whole answer of one, from a
+		// node that the others took for gone, keeps it.
+		cursors[i].After = e.Seq
+		c.note("event %d..%d (%s) after the end of %s", e.First, e.Seq, e.Type, v.stream.id)
+		c.world.count(func(n *counts) { n.afterEnd++ })
+		return nil
+	}
 	if err := v.transcript.Apply(&e.event); err != nil {
 		return err
 	}

@@ -122,9 +122,14 @@ var words = []string{"stream", "Größe", "naïve", "Ἀθηνᾶ", "разбо�
 // its first character.
 const findingLine = `@finding {"rule":"torture","severity":"low","message":"Nr. %d «Ж»","line":1}`
 
-// makeJob decides on the job of this number. Its text begins with the number,
-// so that a client's text says which job it is.
-func makeJob(seed uint64, number int) *tortureJob {
+// longPiece bounds the longest pieces of an answer, in repetitions of a few
+// bytes.
+const longPiece = 3000
+
+// makeJob decides on the job of this number, with long pieces of so many
+// repetitions. Its text begins with the number, so that a client's text says
+// which job it is.
+func makeJob(seed uint64, number, long int) *tortureJob {
 	r := decisions(seed, decidesScript, number)
 	j := &tortureJob{number: number, pause: time.Duration(30+r.IntN(200)) * time.Millisecond}
 	pieces, interval := 20+r.IntN(150), time.Duration(1+r.IntN(25))*time.Millisecond
@@ -167,7 +172,7 @@ func makeJob(seed uint64, number int) *tortureJob {
 			text.WriteString(words[r.IntN(len(words))] + " ")
 		}
 		if r.IntN(40) == 0 {
-			text.WriteString(strings.Repeat("long 長い ", r.IntN(3000)))
+			text.WriteString(strings.Repeat("long 長い ", r.IntN(long)))
 		}
 		b.WriteString(text.String())
 		piece(providertest.PieceText, text.String())
@@ -228,7 +233,7 @@ func TestASeedRepeatsEveryDecisionOfTheTorture(t *testing.T) {
 			}
 		}
 		for number := range 20 {
-			a.jobs = append(a.jobs, makeJob(seed, number))
+			a.jobs = append(a.jobs, makeJob(seed, number, longPiece))
 		}
 		r := decisions(seed, decidesNode, 0)
 		killed := false

@@ -22,7 +22,7 @@ func (w *torture) begin(ctx context.Context) error {
 	for !w.isOver() && ctx.Err() == nil {
 		w.mu.Lock()
 		number := len(w.jobs)
-		j := makeJob(w.seed, number)
+		j := makeJob(w.seed, number, w.long)
 		w.jobs = append(w.jobs, j)
 		w.mu.Unlock()
 		begun := time.Now()

@@ -35,6 +35,7 @@ type torture struct {
 	upstream *providertest.Upstream
 	clients  int
 	starters int // how many start analyses
+	long     int // of the long pieces of answers
 	// hurry makes rounds shorter; nil leaves them as they are.
 	hurry func(*round)
 	// keyed starts every second analysis with a key, and asks again with it.
@@ -97,7 +98,7 @@ type counts struct {
 	// of which it knew more than the log.
 	events, merged, ahead int
 	seenEnded, seenLost   int
-	lostEnds              int
+	lostEnds, afterEnd    int
 	// How the streams ended, by the first audit.
 	completed, ownerLost, cancelled int
 }
@@ -245,8 +246,8 @@ func newTorture(t *testing.T, lasts time.Duration, clients int) (w *torture, _ t
 	}
 	// Also where the test is killed, and can't log.
 	fmt.Printf("%s for %v: ATHENA_TORTURE_SEED=%d\n", t.Name(), lasts, seed)
-	first := makeJob(seed, 0)
-	w = &torture{seed: seed, upstream: upstream(t, first.script), clients: clients, starters: 1, over: make(chan struct{}), calm: make(chan struct{}),
+	first := makeJob(seed, 0, longPiece)
+	w = &torture{seed: seed, upstream: upstream(t, first.script), clients: clients, starters: 1, long: longPiece, over: make(chan struct{}), calm: make(chan struct{}),
 		jobs: []*tortureJob{first}, asked: make(map[int][]ask), counts: counts{connections: make(map[string]int), cuts: make(map[cut]int)}}
 	w.upstream.SetReply(w.reply)
 	return w, lasts
@@ -333,10 +334,10 @@ func (w *torture) report(t *testing.T, lacks []string) {
 	c := &w.counts
 	t.Logf("seed %d: %d streams (%d completed, %d lost with their node, %d cancelled), %d connections (%v), %d events (%d merged), "+
 		"%d cuts (%d clean, %d reset, %d gone), %d losses, %d switches, %d rewinds, %d answers dropped, %d slow reads, %d pauses, "+
-		"%d resubscriptions, %d moved, %d refused, %d vanished, %d not started, %d keys forgotten, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost",
+		"%d resubscriptions, %d moved, %d refused, %d answers of an unknown stream, %d analyses not started, %d keys forgotten, %d faults of the upstream, %d restarts, %d kills (%d in a drain), %d ahead of the log, %d ends lost, %d events after them",
 		w.seed, c.streams, c.completed, c.ownerLost, c.cancelled, total(c.connections), c.connections, c.events, c.merged,
 		total(c.cuts), c.cuts[cutClean], c.cuts[cutReset], c.cuts[cutGone], c.losses, c.switches, c.rewinds, c.dropped, c.slow, c.pauses,
-		c.resubscriptions, c.moved, c.refused, c.vanished, c.notStarted, c.forgotten, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds)
+		c.resubscriptions, c.moved, c.refused, c.vanished, c.notStarted, c.forgotten, c.faults, c.restarts, c.kills, c.inDrain, c.ahead, c.lostEnds, c.afterEnd)
 	for _, err := range w.errs[:min(len(w.errs), 5)] {
 		t.Errorf("%v", err)
 	}

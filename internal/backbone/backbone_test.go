@@ -140,6 +140,12 @@ func TestOptionsThatCannotBeAreRefused(t *testing.T) {
 		"no directory":   {Node: "n1"},
 		"negative limit": {DataDir: dir, Node: "n1", LogMaxBytes: -1},
 		"short age":      {DataDir: dir, Node: "n1", LogMaxAge: time.Millisecond},
+		"open to all":    {DataDir: dir, Node: "n1", Cluster: &backbone.ClusterOptions{Name: "c", Listen: "0.0.0.0:0"}},
+		"every address":  {DataDir: dir, Node: "n1", Cluster: &backbone.ClusterOptions{Name: "c", Listen: ":0"}},
+		"no cluster":     {DataDir: dir, Node: "n1", Cluster: &backbone.ClusterOptions{Listen: "127.0.0.1:0"}},
+		"no address":     {DataDir: dir, Node: "n1", Cluster: &backbone.ClusterOptions{Name: "c"}},
+		"odd route":      {DataDir: dir, Node: "n1", Cluster: &backbone.ClusterOptions{Name: "c", Listen: "127.0.0.1:0", Routes: []string{"10.0.0.1"}}},
+		"two kinds":      {DataDir: dir, Node: "n1", NatsURL: "nats://127.0.0.1", Cluster: &backbone.ClusterOptions{Name: "c", Listen: "127.0.0.1:0"}},
 	} {
 		if _, err := backbone.Open(t.Context(), o); !errors.Is(err, backbone.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)

@@ -44,3 +44,11 @@ func ForgetFor(d time.Duration) { peerRemoveTimeout = d }
 
 // ClientURL is where b's server listens for clients.
 func ClientURL(b *Backbone) string { return b.server.ClientURL() }
+
+// Subscriptions is how many b has.
+func Subscriptions(b *Backbone) int { return b.conn.NumSubscriptions() }
+
+// ReadFromLeader is what ReadLog does where a replica lags behind.
+func ReadFromLeader(ctx context.Context, b *Backbone, id string, after, start uint64) ([]Batch, error) {
+	return b.readFromLeader(ctx, b.opened.Load().log, id, after, start)
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -47,16 +46,13 @@ func (b *Backbone) raiseEpoch(ctx context.Context, nodes *part) error {
 		if !inUse {
 			r.Epoch = clockEpoch()
 		}
-		var last nodeRecord
-		var revision uint64
-		old, err := nodes.kv.Get(ctx, key)
-		switch {
-		case errors.Is(err, jetstream.ErrKeyNotFound):
-		case err != nil:
+		old, err := b.getFromLeader(ctx, nodes, key)
+		if err != nil {
 			return err
-		default:
-			revision = old.Revision()
-			if err := json.Unmarshal(old.Value(), &last); err != nil {
+		}
+		var last nodeRecord
+		if old.Revision != 0 {
+			if err := json.Unmarshal(old.Value, &last); err != nil {
 				return fmt.Errorf("record of node %s: %w", b.opts.Node, err)
 			}
 		}
@@ -72,7 +68,7 @@ func (b *Backbone) raiseEpoch(ctx context.Context, nodes *part) error {
 		if err != nil {
 			return err
 		}
-		if _, swapped, err := b.swap(ctx, nodes, key, data, revision); err != nil {
+		if _, swapped, err := b.swap(ctx, nodes, key, data, old.Revision); err != nil {
 			return err
 		} else if swapped {
 			b.epoch.CompareAndSwap(0, r.Epoch)

@@ -23,7 +23,8 @@ func runNode(options string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	b, err := backbone.Open(context.Background(), backbone.Options{Node: o.Node, DataDir: o.DataDir, Cluster: &o.Cluster})
+	b, err := backbone.Open(context.Background(), backbone.Options{Node: o.Node, DataDir: o.DataDir,
+		Cluster: &backbone.ClusterOptions{Name: o.Cluster, Listen: o.Listen, Routes: o.Routes, Secret: o.Secret}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -46,14 +47,14 @@ type process struct {
 
 // processOptions are what such a node is told.
 type processOptions struct {
-	Node, DataDir string
-	Cluster       backbone.ClusterOptions
+	Node, DataDir, Cluster, Listen, Secret string
+	Routes                                 []string
 }
 
 // startProcess starts a node, which is killed when the test ends.
 func startProcess(t testing.TB, o backbone.Options) *process {
 	t.Helper()
-	options, err := json.Marshal(processOptions{o.Node, o.DataDir, *o.Cluster})
+	options, err := json.Marshal(processOptions{o.Node, o.DataDir, o.Cluster.Name, o.Cluster.Listen, o.Cluster.Secret, o.Cluster.Routes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -137,10 +138,13 @@ func (e *embeddedServer) join(so *server.Options, o Options) error {
 	}
 	// A reload would sort them, while the server reads them.
 	slices.SortFunc(e.routes, func(x, y *url.URL) int { return strings.Compare(x.String(), y.String()) })
-	so.Routes = e.routes[:min(len(e.routes), founders(len(e.routes)))]
 	// A server that is alone keeps streams that one of a cluster would delete
 	// as nobody's, and the other way round, so they don't share a directory.
 	so.StoreDir = filepath.Join(o.DataDir, "cluster-"+c.Name)
+	so.Routes = e.routes
+	if !founded(so.StoreDir) {
+		so.Routes = e.routes[:min(len(e.routes), founders(len(e.routes)))]
+	}
 	return nil
 }
 
@@ -151,6 +155,13 @@ func (e *embeddedServer) join(so *server.Options, o Options) error {
 // nodes, the server is first told of so many routes: more than half, so that
 // no two groups found a cluster each, and of the rest by tellRoutes.
 func founders(routes int) int { return max(2, routes/2+1) }
+
+// founded reports whether the server with its store in dir has been one of a
+// cluster before, and so knows how many count.
+func founded(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "jetstream", "$SYS", "_js_", "_meta_", "peers.idx"))
+	return err == nil
+}
 
 // tellRoutes tells the running server of all routes.
 func (e *embeddedServer) tellRoutes(so *server.Options) error {

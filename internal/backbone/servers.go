@@ -238,7 +238,9 @@ func (b *Backbone) forgetPeer(ctx context.Context, name string) error {
 		return fmt.Errorf("%w: there is no such node", ErrInvalid)
 	case q.peers[i].Online:
 		return fmt.Errorf("%w: it is online", ErrInvalid)
-	case q.leader == "":
+	case q.leader == "" || q.online < q.need:
+		// A leader that has lost its quorum, and does not know it yet, would
+		// take the request, and do it to a node that has come back since.
 		return fmt.Errorf("%w: there is no quorum, which must decide it", ErrNoStore)
 	}
 	conn, err := nats.Connect("", append(b.server.optionsOf(systemUser), nats.Name("athena servers"), nats.Timeout(connectTimeout))...)

@@ -236,9 +236,13 @@ const (
 // noStore reports whether err says that nobody is there to answer for a part
 // of the store.
 func noStore(err error) bool {
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
-		return true
+	for _, gone := range []error{
+		nats.ErrNoResponders, nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded,
+		jetstream.ErrNoStreamResponse, jetstream.ErrAsyncPublishTimeout, jetstream.ErrJetStreamNotEnabled,
+	} {
+		if errors.Is(err, gone) {
+			return true
+		}
 	}
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {

@@ -91,10 +91,20 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 	}
 	m, err := g.opts.Streams.Metadata(r.Context(), id)
 	if err != nil {
-		g.fail(w, r, err)
+		g.fail(w, r, notYet(err))
 		return
 	}
 	writeJSON(w, status, m)
+}
+
+// notYet is the error of reading a stream that has just been named: there is
+// such a stream, if on another node that can't be asked at the moment.
+func notYet(err error) error {
+	if protocol.AsError(err).Code != protocol.CodeStreamNotFound {
+		return err
+	}
+	return protocol.Errorf(protocol.CodeServiceUnavailable, "the analysis runs on another node, which can't be reached now; ask again").
+		WithRetryAfter(time.Second).WithCause(err)
 }
 
 // owner is the caller's name, or "" where there are no names.
@@ -122,7 +132,7 @@ func (g *Gateway) result(w http.ResponseWriter, r *http.Request, id string, stat
 	}
 	switch {
 	case err != nil:
-		g.fail(w, r, err)
+		g.fail(w, r, notYet(err))
 	case t == nil || m.State == protocol.StateRunning:
 		writeJSON(w, status, m)
 	default:

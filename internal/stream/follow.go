@@ -102,6 +102,9 @@ func (n *Node) follow(feed *hub.Feed) (*follower, error) {
 	f.mu.Unlock()
 	if err != nil {
 		f.cancel()
+		if !n.opts.Sole { // the bus doesn't answer, as after a pause of this process
+			err = away(feed.ID(), err)
+		}
 		return nil, err
 	}
 	n.mu.Lock()
