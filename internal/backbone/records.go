@@ -83,6 +83,11 @@ func (b *Backbone) TakeRunning(ctx context.Context, id string, record []byte, re
 		if now, err = b.getFromLeader(ctx, s.running, id); err == nil && now.Revision > revision && bytes.Equal(now.Value, record) {
 			return now.Revision, true, nil
 		}
+		if err == nil && revision == 0 && now.Revision == 0 {
+			// Refused, and nobody has it: the leader holds an earlier try that it
+			// can't commit for want of a majority.
+			err = fmt.Errorf("%w: it neither takes the record nor has one", ErrNoStore)
+		}
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("take the running mark of %s: %w", id, err)

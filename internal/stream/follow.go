@@ -251,7 +251,7 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 		// The client may have been served by a node that has the job now.
 		err := w.verify(ctx)
 		switch _, ended := feed.Head(); {
-		case w.writes() && err == nil:
+		case w.writes() && err == nil && !w.cutOff():
 			return nil
 		case w.writes() || !ended:
 			return hub.ErrHeadUnknown
