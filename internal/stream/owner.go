@@ -93,6 +93,22 @@ func (w *Writer) finish() {
 	}
 }
 
+// AwaitStored waits until the stream's end is stored, which it reports. It
+// reports false once another node writes the stream, and when ctx or the node
+// ends before.
+func (w *Writer) AwaitStored(ctx context.Context) bool {
+	select {
+	case <-w.stored:
+	case <-ctx.Done():
+		return false
+	case <-w.node.ctx.Done():
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended != ErrFenced //nolint:errorlint // as it was set
+}
+
 // maxConflicts is how many conflicts in a row there are, while the record says
 // that the job is ours, before the log is believed.
 const maxConflicts = 4

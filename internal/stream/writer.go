@@ -21,6 +21,15 @@ var (
 	ErrFenced error = fencedError{}
 )
 
+// A fencedError is ErrFenced, which says so to those who don't know this
+// package.
+type fencedError struct{}
+
+func (fencedError) Error() string { return "another node writes the stream now" }
+
+// TakenOver reports that another node writes the stream.
+func (fencedError) TakenOver() bool { return true }
+
 // A Writer writes one stream on the node that runs its job. The methods may be
 // called concurrently, though the order of events is then anybody's.
 type Writer struct {
