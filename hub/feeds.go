@@ -223,6 +223,13 @@ func (fs *Feeds) Bytes() int64 { return fs.bytes.Load() }
 // Evicted returns how many feeds were dropped because nobody needed them.
 func (fs *Feeds) Evicted() int64 { return fs.drops.Load() }
 
+// Has reports whether f is still the feed of its stream.
+func (fs *Feeds) Has(f *Feed) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.feeds[f.id] == f
+}
+
 // Len returns how many feeds there are.
 func (fs *Feeds) Len() int {
 	fs.mu.Lock()

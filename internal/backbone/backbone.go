@@ -42,6 +42,7 @@ type Backbone struct {
 	gathers   gathers
 	interest  interest
 	positions positions
+	barrier   barrier
 	dropped   atomic.Uint64
 	dropMu    sync.Mutex // held while OnDrop is called
 
@@ -73,6 +74,7 @@ func Open(ctx context.Context, o Options) (_ *Backbone, err error) {
 		return nil, fmt.Errorf("open backbone: %w", err)
 	}
 	b := &Backbone{opts: o, log: o.Logger, alone: o.NatsURL == "" && o.Cluster == nil, closed: make(chan struct{})}
+	b.barrier.turn = make(chan struct{}, 1)
 	b.queue.init(o.LiveQueueBytes)
 	b.sightings.from = time.Now()
 	defer func() {

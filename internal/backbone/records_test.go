@@ -114,6 +114,7 @@ func storeCalls(ctx context.Context, b *backbone.Backbone) map[string]func() err
 		"StartAppend":   func() error { _, err := b.StartAppend(ctx, "s1", 0, batch(1, 1))(); return err },
 		"ReadLog":       func() error { _, err := b.ReadLog(ctx, "s1", 0, 0); return err },
 		"LogTail":       func() error { _, _, _, err := b.LogTail(ctx, "s1"); return err },
+		"LogTailNow":    func() error { _, err := b.LogTailNow(ctx, "s1"); return err },
 		"LogFirst":      func() error { _, err := b.LogFirst(ctx, "s1"); return err },
 		"MarkRunning":   func() error { return b.MarkRunning(ctx, "s1", nil) },
 		"RunningRecord": func() error { _, err := b.RunningRecord(ctx, "s1"); return err },

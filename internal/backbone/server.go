@@ -108,34 +108,50 @@ func awaitServer(ctx context.Context, s *server.Server, logger *serverLog) error
 }
 
 // A serverLog gives the server's words to zerolog. Notices are what the server
-// tells its own operator at every start, so here they are for debugging.
+// tells its own operator at every start, so here they are for debugging. So is
+// what it says again and again: while a node is down, the others fail to connect
+// to it several times a second.
 type serverLog struct {
 	log zerolog.Logger
 
-	mu  sync.Mutex
-	err error // the first fatal error, guarded by mu
+	mu   sync.Mutex
+	err  error                // the first fatal error, guarded by mu
+	said map[string]time.Time // when a warning or error was told last, by its format; guarded by mu
 }
+
+// sayAgain is how often the server's warnings and errors of one kind are told.
+const sayAgain = 10 * time.Second
 
 var _ server.Logger = (*serverLog)(nil)
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug().Msg(text(format, v)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug().Msg(text(format, v)) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Trace().Msg(text(format, v)) }
-func (l *serverLog) Warnf(format string, v ...any) {
+func (l *serverLog) Warnf(format string, v ...any)   { l.tell(zerolog.WarnLevel, format, v) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.tell(zerolog.ErrorLevel, format, v) }
+
+func (l *serverLog) tell(level zerolog.Level, format string, v []any) {
 	msg := text(format, v)
-	if ordinary(msg) {
-		l.log.Debug().Msg(msg)
-		return
+	if ordinary(msg) || l.repeats(format) {
+		level = zerolog.DebugLevel
 	}
-	l.log.Warn().Msg(msg)
+	l.log.WithLevel(level).Msg(msg)
 }
-func (l *serverLog) Errorf(format string, v ...any) {
-	msg := text(format, v)
-	if ordinary(msg) {
-		l.log.Debug().Msg(msg)
-		return
+
+// repeats reports whether something of this kind was told a short time ago. The
+// formats are the server's own, so there are not many.
+func (l *serverLog) repeats(format string) bool {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last, ok := l.said[format]; ok && now.Sub(last) < sayAgain {
+		return true
 	}
-	l.log.Error().Msg(msg)
+	if l.said == nil {
+		l.said = make(map[string]time.Time)
+	}
+	l.said[format] = now
+	return false
 }
 
 // ordinary reports whether a warning of the server's is about what happens at

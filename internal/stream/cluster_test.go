@@ -36,6 +36,7 @@ type faultBus struct {
 	append    atomic.Pointer[appendFault]     // in the place of an append
 	read      atomic.Pointer[readFault]       // in the place of reading the log
 	lag       atomic.Pointer[backbone.Record] // what reading a record gives instead
+	tail      atomic.Pointer[tails]           // what the log of the streams ends with, in the place of what it does
 	asked     atomic.Int64                    // questions to owners
 	subscribe atomic.Int64                    // live subscriptions that are in force
 }
@@ -77,7 +78,17 @@ func (b *faultBus) LogTail(ctx context.Context, id string) (last, pos uint64, en
 	if b.away.Load() {
 		return 0, 0, false, errAway
 	}
+	if m := b.tail.Load(); m != nil {
+		return (*m)[id], 1, false, nil
+	}
 	return b.Backbone.LogTail(ctx, id)
+}
+
+func (b *faultBus) LogTailNow(ctx context.Context, id string) (last uint64, err error) {
+	if b.away.Load() {
+		return 0, errAway
+	}
+	return b.Backbone.LogTailNow(ctx, id)
 }
 
 func (b *faultBus) RunningRecord(ctx context.Context, id string) (backbone.Record, error) {

@@ -44,6 +44,7 @@ type follower struct {
 	target   uint64        // guarded by mu, as all below: the newest seq that is known to exist
 	catching bool          // a goroutine fetches what the feed lacks
 	owned    bool          // the newest question was answered by an owner
+	logged   bool          // the newest event came from the log
 	wait     time.Duration // until the next question, where it wasn't
 	timer    *time.Timer   // asks again; nil until watch
 	wg       sync.WaitGroup
@@ -83,6 +84,7 @@ func (n *Node) Open(ctx context.Context, feed *hub.Feed) (stop func(), err error
 	}
 	if _, ended := feed.Head(); ended {
 		f.close()
+		f.confirm()
 		return func() {}, nil
 	}
 	if !n.opts.Sole {
@@ -241,67 +243,6 @@ func (n *Node) Refresh(ctx context.Context, feed *hub.Feed) error {
 	return nil // Beyond knows what to make of an error
 }
 
-// Beyond judges a cursor beyond the feed's head: see hub.HeadJudge.
-func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
-	if n.opts.Sole {
-		return nil // the feed is all there is
-	}
-	id := feed.ID()
-	if w := n.writer(id); w != nil && w.feed == feed {
-		// The client may have been served by a node that has the job now.
-		err := w.verify(ctx)
-		switch _, ended := feed.Head(); {
-		case w.writes() && err == nil && !w.cutOff():
-			return nil
-		case w.writes() || !ended:
-			return hub.ErrHeadUnknown
-		}
-	}
-	f := n.follower(id)
-	head, ended := feed.Head()
-	if ended {
-		return n.beyondEnd(ctx, feed, head)
-	}
-	if f == nil || f.feed != feed {
-		return hub.ErrHeadUnknown // it is about to be followed
-	}
-	// Only an owner that answers now, with what the feed had before and what the
-	// log does not go beyond, proves that there is no more.
-	owned, err := f.catchUpOnce(ctx)
-	if err != nil || !owned {
-		return hub.ErrHeadUnknown
-	}
-	last, _, _, err := n.bus.LogTail(ctx, id)
-	if err != nil && !errors.Is(err, backbone.ErrNotFound) {
-		return hub.ErrHeadUnknown
-	}
-	if last > head {
-		f.missed(last) // if the feed lacks it, who answered is not the owner any more
-		return hub.ErrHeadUnknown
-	}
-	if now, _ := feed.Head(); now != head {
-		return hub.ErrHeadUnknown
-	}
-	return nil
-}
-
-// beyondEnd is Beyond for a feed that has ended. It may have an end that was
-// never stored, of a job that went on elsewhere.
-func (n *Node) beyondEnd(ctx context.Context, feed *hub.Feed, head uint64) error {
-	last, _, _, err := n.bus.LogTail(ctx, feed.ID())
-	if err != nil && !errors.Is(err, backbone.ErrNotFound) {
-		return away(feed.ID(), err)
-	}
-	if last <= head { // or 0, where nothing was stored
-		return nil
-	}
-	n.mu.Lock() // who told the other end may still do so
-	n.ahead[feed.ID()] = last
-	n.mu.Unlock()
-	n.feeds.Drop(feed)
-	return hub.ErrSuperseded
-}
-
 // close ends the following and waits until nothing is appended any more.
 func (f *follower) close() {
 	f.unsubscribe()
@@ -345,11 +286,13 @@ func (f *follower) live(data []byte) {
 		return
 	}
 	err = f.feed.Append(e)
+	f.logged = f.logged && err != nil
 	f.mu.Unlock()
 	if err != nil { // a hole before it
 		f.missed(e.Seq)
 	} else if e.Terminal() {
 		f.unsubscribe()
+		f.confirm()
 	}
 }
 
@@ -381,6 +324,7 @@ func (f *follower) fill() {
 			f.mu.Unlock()
 			if ended {
 				f.unsubscribe()
+				f.confirm()
 			}
 			return
 		}
@@ -450,7 +394,7 @@ func (f *follower) askOn(ctx context.Context) (owned, silent bool, err error) {
 		case p.head < head || f.behindTo(p.head):
 			return false, false, nil // it was taken over, and doesn't know yet
 		}
-		if err := f.take(p.events); err != nil {
+		if err := f.take(p.events, false); err != nil {
 			return false, false, err
 		}
 		if now, ended := f.feed.Head(); ended || len(p.events) == 0 || now >= p.head {
@@ -477,18 +421,21 @@ func (f *follower) readOn(ctx context.Context) error {
 		if err != nil || len(events) == 0 {
 			return err
 		}
-		if err := f.take(events); err != nil {
+		if err := f.take(events, true); err != nil {
 			return err
 		}
 	}
 }
 
-// take appends events that were fetched.
-func (f *follower) take(events []protocol.Encoded) error {
+// take appends events that were fetched, from the log or from an owner.
+func (f *follower) take(events []protocol.Encoded, logged bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.ctx.Err(); err != nil {
 		return err // the feed is somebody else's now
+	}
+	if len(events) > 0 {
+		f.logged = logged
 	}
 	for i := range events {
 		if err := f.feed.Append(events[i]); err != nil {

@@ -73,7 +73,9 @@ type Options struct {
 	// and an owner knows so exactly when its last viewer elsewhere left.
 	// Default 3 s.
 	CheckInterval time.Duration
-	// RetryMax bounds the wait between two tries. Default 5 s.
+	// RetryMax bounds the wait between two tries. Default 5 s, and among several
+	// nodes 1 s: so long after a cut has healed a node may not know yet that it
+	// was taken over.
 	RetryMax time.Duration
 	Metrics  Metrics
 	Logger   zerolog.Logger
@@ -94,7 +96,12 @@ func (o Options) withDefaults() Options {
 	o.CheckInterval = cmp.Or(o.CheckInterval, 3*time.Second)
 	o.TerminalWait = cmp.Or(o.TerminalWait, time.Second)
 	o.AskTimeout = cmp.Or(o.AskTimeout, time.Second)
-	o.RetryMax = cmp.Or(o.RetryMax, 5*time.Second)
+	if o.RetryMax == 0 {
+		o.RetryMax = time.Second
+		if o.Sole {
+			o.RetryMax = 5 * time.Second
+		}
+	}
 	if o.Peers == nil {
 		o.Peers = func() int { return 0 }
 	}
@@ -118,6 +125,7 @@ type Bus interface {
 	StartAppend(ctx context.Context, id string, prev uint64, batch backbone.Batch) (wait func() (pos uint64, err error))
 	ReadLog(ctx context.Context, id string, after uint64, budget int) ([]backbone.Batch, error)
 	LogTail(ctx context.Context, id string) (last, pos uint64, end bool, err error)
+	LogTailNow(ctx context.Context, id string) (last uint64, err error)
 	LogFirst(ctx context.Context, id string) (first uint64, err error)
 	RunningRecord(ctx context.Context, id string) (backbone.Record, error)
 	TakeRunning(ctx context.Context, id string, record []byte, revision uint64) (next uint64, taken bool, err error)

@@ -36,18 +36,6 @@ func (w *Writer) leave(why error) bool {
 	return true
 }
 
-// cutOff reports whether the store doesn't take what this writer says. Then
-// another node may have the stream, and what this one's own replica says of that
-// may be old.
-func (w *Writer) cutOff() bool {
-	if !w.node.bus.StoreUp() {
-		return true
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.log.barred || w.log.retry > 0
-}
-
 // writes reports whether the stream is still this node's.
 func (w *Writer) writes() bool {
 	w.mu.Lock()

@@ -153,5 +153,7 @@ async function poll(p: LinkParams, sink: LinkSink, link: Fetched, proven: () => 
       after = last.seq;
     }
     if (answer["done"] === true) return new LinkError("finished", "nothing follows the cursor");
+    const move = answer["retry_after_ms"]; // the node is going away; another one answers then
+    if (typeof move === "number") return new LinkError("reconnect", "the server asks to move", move);
   }
 }

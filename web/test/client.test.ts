@@ -168,6 +168,20 @@ test("moving to another transport keeps the cursor", async () => {
   assert.equal(run.text(), "asselong-pollwebsocket");
 });
 
+test("a poll that is asked to move comes back after the time it is told", async () => {
+  fake.text("a");
+  fake.faults.move = 30;
+  const run = client({ forceTransport: "long-poll" }).watch(fake.stream);
+  const events = all(run);
+  await until(run, (s) => s.state === "waiting" && s.cursor === 1);
+  assert.equal(run.status.reason, "the server asks to move");
+  assert.ok(run.status.waitMs >= 30, `waits ${run.status.waitMs} ms`);
+  await until(run, (s) => s.state === "live");
+  fake.text("b");
+  fake.complete("ab");
+  assert.deepEqual((await events).map((e) => e.seq), [1, 2, 3]);
+});
+
 test("moving to the best transport leaves the chosen one", async () => {
   fake.text("a");
   const run = client({ forceTransport: "long-poll" }).watch(fake.stream);

@@ -23,6 +23,8 @@ export interface Faults {
   batch: number;
   token: string | undefined;
   ticket: boolean;
+  /** The next answer to a poll asks the client to come back after so many milliseconds. */
+  move: number | undefined;
 }
 
 const id = "01JDZZZZZZZZZZZZZZZZZZZZZZ0123456789";
@@ -32,7 +34,7 @@ export class Fake {
   readonly stream = id;
   readonly log: WireEvent[] = [];
   readonly faults: Faults = {
-    upgrade: "pass", sse: "pass", cutEvery: 0, silent: false, closeWith: 0, loseStarts: 0, batch: 1, token: undefined, ticket: false,
+    upgrade: "pass", sse: "pass", cutEvery: 0, silent: false, closeWith: 0, loseStarts: 0, batch: 1, token: undefined, ticket: false, move: undefined,
   };
   heartbeatMs = 1000;
   probeTimeoutMs = 2000; // more than a handshake takes on a busy machine
@@ -201,7 +203,12 @@ export class Fake {
         const max = this.faults.cutEvery || 1000;
         const events = this.log.filter((e) => e.seq > after).slice(0, max);
         const cursor = events.at(-1)?.seq ?? after;
-        json(200, { events, cursor: `${id}:${cursor}`, done: this.ended && cursor === this.log.at(-1)?.seq });
+        const { move } = this.faults;
+        this.faults.move = undefined;
+        json(200, {
+          events, cursor: `${id}:${cursor}`, done: this.ended && cursor === this.log.at(-1)?.seq,
+          ...(move !== undefined ? { retry_after_ms: move } : {}),
+        });
       };
       const timer = setTimeout(answer, parseInt(url.searchParams.get("wait") ?? "0", 10));
       gone.signal.addEventListener("abort", () => { clearTimeout(timer); this.#watchers.delete(answer); });
