@@ -414,7 +414,16 @@ func TestAStoreWithoutQuorumSaysSoAndComesBack(t *testing.T) {
 		s := nodes[0].Store(t.Context())
 		return !nodes[0].StoreUp() && !s.Quorum && s.Size == 3 && s.Detail != ""
 	})
-	// What this node has is still read, and what lives only on the bus goes on.
+	// What this node has is still read, though nobody knows whether it is all
+	// there is, and what lives only on the bus goes on.
+	if last, _, _, err := nodes[0].LogTail(t.Context(), "s1"); err != nil || last != 40 {
+		t.Errorf("its own tail is %d, %v", last, err)
+	}
+	brief, cancel := context.WithTimeout(t.Context(), time.Second)
+	if last, err := nodes[0].LogTailNow(brief, "s1"); err == nil {
+		t.Errorf("without a majority the tail is %d", last)
+	}
+	cancel()
 	wantLogSoon(t, nodes[0], "s1", w.all)
 	live := collect(t, nodes[0], "s1", 1)
 	if err := nodes[0].PublishLive("s1", number(0)); err != nil {

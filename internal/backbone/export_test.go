@@ -52,3 +52,12 @@ func Subscriptions(b *Backbone) int { return b.conn.NumSubscriptions() }
 func ReadFromLeader(ctx context.Context, b *Backbone, id string, after, start uint64) ([]Batch, error) {
 	return b.readFromLeader(ctx, b.opened.Load().log, id, after, start)
 }
+
+// LogMessages is how many messages the log has, of all streams and barriers.
+func LogMessages(ctx context.Context, b *Backbone) (int, error) {
+	info, err := b.opened.Load().log.stream.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.State.Msgs), nil
+}
