@@ -2,6 +2,7 @@ package backbone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 	_ "unsafe" // for go:linkname
@@ -11,20 +12,23 @@ import (
 // id.
 func ForgetPositions(b *Backbone, id string) { b.positions.forget(id) }
 
-// Lead makes a node the leader of each part of the store.
+// Lead makes a node the leader of each part of the store. A part that has just
+// changed its leader is given time: stepping down again and again, it would
+// never have one.
 func Lead(ctx context.Context, b *Backbone, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	for _, p := range b.opened.Load().parts() {
-		for {
+		for turn := 0; ; turn++ {
 			info, err := p.stream.Info(ctx)
-			if err != nil {
-				return err
-			}
-			if info.Cluster.Leader == node {
+			if err == nil && info.Cluster.Leader == node {
 				break
 			}
-			_, err = b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node))
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
+			if ctx.Err() != nil {
+				return fmt.Errorf("make %s lead %s: %w", node, p.name, errors.Join(err, ctx.Err()))
+			}
+			if turn%20 == 0 {
+				_, _ = b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node)) // asked again if it fails
 			}
 			pause(ctx, leaderPause)
 		}
