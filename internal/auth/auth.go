@@ -29,16 +29,6 @@ type Key struct {
 	Secret string
 }
 
-// An Identity is who a request comes from.
-type Identity struct {
-	// Name is the key's; "anonymous" where no credentials are in use.
-	Name      string
-	Anonymous bool
-}
-
-// Anonymous is everybody, where no credentials are in use.
-var Anonymous = Identity{Name: "anonymous", Anonymous: true}
-
 // Options tune an Authenticator. Zero values mean the defaults.
 type Options struct {
 	// AllowAnonymous lets everybody in if there are no keys.
@@ -120,7 +110,7 @@ func (a *Authenticator) Token(token string) (Identity, error) {
 	if found < 0 {
 		return Identity{}, errKey
 	}
-	return Identity{Name: a.keys[found].name}, nil
+	return Identity{Name: a.keys[found].name, Scopes: AllScopes, Credential: "static:" + a.keys[found].name}, nil
 }
 
 // Ticket returns a ticket for id, which is good once; "" where no credentials
