@@ -26,10 +26,20 @@ import (
 type Commands interface {
 	// Analyze starts an analysis and returns its stream.
 	Analyze(ctx context.Context, request []byte) (stream string, err error)
+	// Subscribe reports why the client may not watch a stream; nil if it may.
+	Subscribe(ctx context.Context, stream string) error
 	// Cancel ends one; cancelling one that has ended is no error.
 	Cancel(ctx context.Context, stream string) error
 	// Authenticate checks a fresh token for the connection.
 	Authenticate(ctx context.Context, token string) error
+}
+
+// A Credential is what a client is there by.
+type Credential interface {
+	// Watch calls end, at most once, when the credential is no longer good, with a
+	// close code and what is wrong; it may do so before it returns. It is not
+	// called any more once release has returned.
+	Watch(end func(code int, detail string)) (release func())
 }
 
 // Metrics is told what the transports do. transport is one of the protocol's
@@ -82,6 +92,9 @@ type Options struct {
 	MaxCommandBytes int64
 	// Commands is needed for WebSocket commands beyond subscribing.
 	Commands Commands
+	// Credential returns what the client of a request is there by, nil for what
+	// doesn't end. Connections end with it. Nil where no credentials are in use.
+	Credential func(ctx context.Context) Credential
 	// AllowOrigin decides whether a browser page may open a WebSocket. Where it
 	// is nil only pages of the server's own host may.
 	AllowOrigin func(*http.Request) bool
@@ -169,6 +182,8 @@ func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript,
 		return nil, protocol.Metadata{}, err
 	}
 	defer h.leave()
+	ctx, release := h.bounded(ctx)
+	defer release()
 	p := newPoll()
 	subs, err := h.subscribeAll(ctx, []protocol.Cursor{{Stream: stream}}, p)
 	if err != nil {
@@ -198,6 +213,9 @@ func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript,
 		}
 		if !allDone(subs) && p.wait(ctx) {
 			continue
+		}
+		if err := credentialEnded(ctx); err != nil {
+			return nil, protocol.Metadata{}, err
 		}
 		return &t, subs[0].feed.Metadata(), nil
 	}
@@ -388,6 +406,7 @@ type noCommands struct{}
 var errNoCommands = protocol.Errorf(protocol.CodeForbidden, "this server takes no commands")
 
 func (noCommands) Analyze(context.Context, []byte) (string, error) { return "", errNoCommands }
+func (noCommands) Subscribe(context.Context, string) error         { return nil }
 func (noCommands) Cancel(context.Context, string) error            { return errNoCommands }
 func (noCommands) Authenticate(context.Context, string) error      { return errNoCommands }
 

@@ -27,6 +27,7 @@ type signals struct{ cancelled chan string }
 
 func (s *signals) Analyze(context.Context, []byte) (string, error) { return "", nil }
 func (s *signals) Cancel(_ context.Context, id string) error       { s.cancelled <- id; return nil }
+func (s *signals) Subscribe(context.Context, string) error         { return nil }
 func (s *signals) Authenticate(context.Context, string) error      { return nil }
 
 // oneMessage makes all that a stream holds one message, and lets feeds hold

@@ -50,6 +50,8 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 		h.refuse(w, r, err)
 		return
 	}
+	bounded, release := h.bounded(r.Context())
+	defer release()
 	p := newPoll()
 	subs, err := h.subscribeAll(r.Context(), cursors, p)
 	if err != nil {
@@ -60,7 +62,7 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 	closed, reason := h.opened(protocol.TransportLongPoll), "answered"
 	defer func() { closed(reason) }()
 
-	ctx, cancel := context.WithTimeout(r.Context(), min(max(wait, 0), h.opts.PollMaxWait))
+	ctx, cancel := context.WithTimeout(bounded, min(max(wait, 0), h.opts.PollMaxWait))
 	defer cancel()
 	sc := scratches.Get().(*scratch)
 	defer func() {
@@ -76,6 +78,11 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 	}
 	if r.Context().Err() != nil {
 		reason = "client_gone"
+		return
+	}
+	if err := credentialEnded(bounded); err != nil {
+		reason = "credential_ended"
+		h.refuse(w, r, err)
 		return
 	}
 	head := w.Header()

@@ -63,8 +63,10 @@ type session struct {
 	link      link
 	ctx       context.Context // ends with the session
 	cancel    context.CancelFunc
+	caller    Credential          // what the client is there by; nil for what doesn't end
 	done      chan struct{}       // closed when nothing of the session runs any more
 	closed    func(reason string) // counts its end
+	release   func()              // ends the watch on the client's credential
 	// oneShot says that the session is over when all its streams are (SSE).
 	oneShot bool
 
@@ -91,7 +93,7 @@ type session struct {
 // newSession returns a session that doesn't run yet: wakes are remembered until
 // start. Whoever finds that it can't start only calls cancel.
 func (h *Hub) newSession(ctx context.Context, transport string) *session {
-	s := &session{hub: h, transport: transport, done: make(chan struct{})}
+	s := &session{hub: h, transport: transport, caller: h.credential(ctx), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.lastWrite.Store(int64(sinceStart()))
 	s.state.Store(writerRuns)
@@ -110,15 +112,21 @@ func (s *session) detach() {
 func (s *session) start(w wire, l link, first []byte, subs []*subscription, read func()) bool {
 	h := s.hub
 	s.wire, s.link, s.outbox, s.subs = w, l, [][]byte{first}, subs
+	s.watchCredential()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
+		s.release()
 		return false
 	}
 	h.sessions[s] = struct{}{}
 	s.closed = h.opened(s.transport)
 	if h.draining.Load() { // since it was admitted
-		s.ending = h.drainEnding()
+		s.mu.Lock()
+		if s.ending == nil {
+			s.ending = h.drainEnding()
+		}
+		s.mu.Unlock()
 	}
 	h.wg.Go(s.run)
 	if read != nil {
@@ -433,6 +441,7 @@ func (s *session) finish(e ending) roundEnd {
 	s.ending = &e
 	s.mu.Unlock()
 
+	s.release()
 	s.hub.unsubscribeAll(subs)
 	if e.abort {
 		s.wire.abort()

@@ -150,6 +150,9 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		}
 		s.add(sub, &protocol.Message{Type: protocol.MessageAccepted, ID: c.ID, Stream: stream})
 	case protocol.CommandSubscribe:
+		if err := h.opts.Commands.Subscribe(ctx, c.Stream); err != nil {
+			return err
+		}
 		if err := h.room(s, c.Stream); err != nil {
 			return err
 		}

@@ -257,6 +257,7 @@ func (c commands) Analyze(_ context.Context, request []byte) (string, error) {
 	p.complete()
 	return p.id, nil
 }
+func (commands) Subscribe(context.Context, string) error { return nil }
 func (c commands) Cancel(_ context.Context, stream string) error {
 	return protocol.Errorf(protocol.CodeStreamNotFound, "no %s", stream)
 }

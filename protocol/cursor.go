@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// MaxCursorBytes bounds a cursor as text: 64 streams of 36 characters with
+// MaxCursorBytes bounds a cursor as text: 64 streams of 52 characters with
 // numbers of 16 digits.
 const MaxCursorBytes = 64 * (streamIDLen + 18)
 

@@ -25,6 +25,40 @@ func TestStreamIDsAreNewValidAndInOrderOfTime(t *testing.T) {
 	}
 }
 
+func TestAStreamsIDTellsItsTenantAndNobodyElse(t *testing.T) {
+	acme, again, none := protocol.NewStreamIDFor("acme"), protocol.NewStreamIDFor("acme"), protocol.NewStreamIDFor("")
+	if len(none) != 36 || len(acme) != 52 || !protocol.ValidStreamID(acme) || acme[36:] == again[36:] {
+		t.Fatalf("ids %q, %q and %q", acme, again, none)
+	}
+	changed := []byte(acme)
+	changed[20] ^= 1 // another character of the alphabet, or none of it
+	for _, c := range []struct {
+		name, id, tenant string
+		want             bool
+	}{
+		{"its tenant's", acme, "acme", true},
+		{"another one of its tenant's", again, "acme", true},
+		{"another tenant's", acme, "acm", false},
+		{"no tenant's, of a tenant's stream", acme, "", false},
+		{"a tenant's, of no tenant's stream", none, "acme", false},
+		{"no tenant's", none, "", true},
+		{"one without its tag", acme[:36], "acme", false},
+		{"one with the tag of another", acme[:36] + again[36:], "acme", false},
+		{"a changed one", string(changed), "acme", false},
+		{"no id", "x", "", false},
+		{"half an id", acme[:44], "acme", false},
+	} {
+		if got := protocol.StreamOf(c.id, c.tenant); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+	// Any implementation makes this tag.
+	const vector = "01JD3Z6E9Q0000000000000000ABCDEFGHJK"
+	if !protocol.StreamOf(vector+"7EPSARW08XSY4MQE", "acme") {
+		t.Error("the tag of the vector is another one")
+	}
+}
+
 func TestSeveritiesAreFive(t *testing.T) {
 	for s, want := range map[protocol.Severity]bool{"critical": true, "high": true, "medium": true, "low": true, "info": true, "": false, "High": false} {
 		if s.Valid() != want {
@@ -36,7 +70,7 @@ func TestSeveritiesAreFive(t *testing.T) {
 func TestACursorHoldsAsManyStreamsAsAConnection(t *testing.T) {
 	var cs []protocol.Cursor
 	for range 64 {
-		cs = append(cs, protocol.Cursor{Stream: protocol.NewStreamID(), After: protocol.MaxSeq})
+		cs = append(cs, protocol.Cursor{Stream: protocol.NewStreamIDFor("acme"), After: protocol.MaxSeq})
 	}
 	s := protocol.AppendCursors(nil, cs)
 	back, err := protocol.ParseCursors(string(s))

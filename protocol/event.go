@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"strings"
 	"time"
 )
 
@@ -270,24 +269,4 @@ func DataFor(t Type) any {
 		return new(Cancelled)
 	}
 	return nil
-}
-
-// NewStreamID returns the id of a stream created now. See ValidStreamID.
-func NewStreamID() string {
-	return newStreamID(time.Now())
-}
-
-// ValidStreamID reports whether id has the form of a stream id: a ULID
-// followed by 10 more characters of its alphabet, 130 random bits in all, so
-// that an id can't be guessed.
-func ValidStreamID(id string) bool {
-	if len(id) != streamIDLen {
-		return false
-	}
-	for i := range len(id) {
-		if strings.IndexByte(crockford, id[i]) < 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/analysis"
-	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
@@ -138,6 +137,7 @@ type (
 		IdempotencyKey string            `json:"idempotency_key,omitempty"`
 		RequestID      string            `json:"request_id,omitempty"`
 		Owner          string            `json:"owner,omitempty"`
+		Tenant         string            `json:"tenant,omitempty"`
 	}
 	startAnswer struct {
 		Stream  string          `json:"stream,omitempty"`
@@ -162,7 +162,7 @@ func (n *node) serveStarts() (stop func(), err error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 		defer cancel()
-		id, created, err := n.jobs.startHere(ctx, q.Request, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner})
+		id, created, err := n.jobs.startHere(ctx, q.Request, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant})
 		if err != nil {
 			return encode(startAnswer{Error: protocol.AsError(err)})
 		}
@@ -176,7 +176,7 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 	if n.cluster == nil {
 		return "", false, false
 	}
-	question := encode(startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner})
+	question := encode(startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant})
 	others := n.cluster.Up()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for _, other := range others[:min(len(others), forwardTries)] {
@@ -193,35 +193,6 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 		}
 	}
 	return "", false, false
-}
-
-// A ticketAnswer is whose a ticket was; Name is "" where it is not good.
-type ticketAnswer struct {
-	Name string `json:"name"`
-}
-
-// ticketTimeout bounds the question for a ticket. A node that died is asked as
-// long as it is not known to be gone; its clients get another ticket.
-const ticketTimeout = time.Second
-
-// serveTickets uses up tickets of this node that clients bring to others.
-func (n *node) serveTickets() (stop func(), err error) {
-	return n.bus.Serve(topicTicket, n.cfg.Node, func(ticket []byte) []byte {
-		id, _ := n.callers.Redeem(string(ticket))
-		return encode(ticketAnswer{id.Name})
-	})
-}
-
-// redeemElsewhere asks another node whose a ticket is, which uses it up.
-func (n *node) redeemElsewhere(ctx context.Context, node, ticket string) (auth.Identity, bool) {
-	ctx, cancel := context.WithTimeout(ctx, ticketTimeout)
-	defer cancel()
-	reply, err := n.bus.Ask(ctx, topicTicket, node, []byte(ticket))
-	var a ticketAnswer
-	if err != nil || json.Unmarshal(reply, &a) != nil || a.Name == "" {
-		return auth.Identity{}, false
-	}
-	return auth.Identity{Name: a.Name}, true
 }
 
 // takeOver makes an analysis whose node is gone, or that was handed over, this

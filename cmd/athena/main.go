@@ -3,6 +3,7 @@
 //
 //	athena serve     runs a node
 //	athena analyze   analyses a file and shows the answer as it comes
+//	athena keys      makes, shows and ends API keys
 //	athena cluster   shows and tends several nodes
 //	athena version   tells the version
 package main
@@ -33,6 +34,7 @@ var version string
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run a node: the API, the page and the three transports."`
 	Analyze analyzeCommand `cmd:"" help:"Analyse a file and show the answer as it comes."`
+	Keys    keysCommand    `cmd:"" help:"Make, show and end API keys."`
 	Cluster clusterCommand `cmd:"" help:"Show and tend a cluster of nodes."`
 	Version versionCommand `cmd:"" help:"Tell the version."`
 }

@@ -32,6 +32,7 @@ type node struct {
 	metrics *telemetry.Metrics
 	started time.Time
 	callers *auth.Authenticator // knows the tickets that this node has issued
+	keyring *auth.Keyring
 	bus     *backbone.Backbone
 	// stopTickets ends the answers to other nodes about these.
 	stopTickets func()
@@ -103,7 +104,7 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	n.analyses = analysis.New(o)
 	n.jobs = &jobs{n}
 	n.metrics.ObserveProviders(n.providerGauges, n.poolGauges)
-	if err = n.serveHTTP(); err != nil {
+	if err = n.serveHTTP(ctx); err != nil {
 		return nil, err
 	}
 	if cfg.Clustered() {
@@ -185,25 +186,12 @@ func recovery(cfg *config.Serve) map[protocol.Code]analysis.Strategy {
 }
 
 // serveHTTP makes the floors that clients see.
-func (n *node) serveHTTP() error {
+func (n *node) serveHTTP(ctx context.Context) error {
 	cfg, metrics := n.cfg, n.metrics
-	configured, err := cfg.Keys()
+	callers, err := n.openCallers(ctx)
 	if err != nil {
 		return err
 	}
-	keys := make([]auth.Key, 0, len(configured))
-	for _, k := range configured {
-		keys = append(keys, auth.Key{Name: k.Name, Secret: k.Secret.Reveal()})
-	}
-	options := auth.Options{AllowAnonymous: len(keys) == 0}
-	if cfg.Clustered() {
-		options.Node, options.Elsewhere = cfg.Node, n.redeemElsewhere
-	}
-	callers, err := auth.New(keys, options)
-	if err != nil {
-		return err
-	}
-	n.callers = callers
 	origins, err := gateway.NewOrigins(cfg.AllowedOrigin)
 	if err != nil {
 		return err
@@ -214,13 +202,13 @@ func (n *node) serveHTTP() error {
 		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
 		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
 		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
-		Commands:        commands, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
+		Commands:        commands, Credential: credential, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
 		Logger: n.log.With().Str("part", "hub").Logger(),
 	})
 	commands.Metadata = n.hub.Metadata
 	g, err := gateway.New(gateway.Options{
 		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
-		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:       n.log.With().Str("part", "http").Logger(),
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
 		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
@@ -306,6 +294,9 @@ func (n *node) close(ctx context.Context) error {
 	if n.upstreams != nil {
 		n.upstreams.close()
 	}
+	if n.keyring != nil {
+		n.keyring.Close()
+	}
 	for _, stop := range []func(){n.stopStarts, n.stopTickets} {
 		if stop != nil {
 			stop()
@@ -363,7 +354,7 @@ func (n *node) dialect(name string) string {
 type jobs struct{ n *node }
 
 func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
-	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner}
+	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant}
 	id, created, err = j.startHere(ctx, req, options)
 	if err != nil && protocol.AsError(err).Code == protocol.CodeDraining {
 		if id, created, ok := j.n.startElsewhere(ctx, req, options); ok {

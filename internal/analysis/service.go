@@ -75,8 +75,11 @@ type StartOptions struct {
 	IdempotencyKey string
 	// RequestID names the client's request, in logs and to the provider.
 	RequestID string
-	// Owner is whom the job belongs to; "" where there is no authentication.
+	// Owner is whom the job belongs to; "" where there is no authentication. Equal
+	// requests of one owner share a job, so owners of several tenants differ.
 	Owner string
+	// Tenant is whose streams the job's stream is among; "" for those of nobody.
+	Tenant string
 }
 
 // Info is what is known of a running job.
@@ -166,7 +169,7 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 			s.release()
 		}
 	}()
-	id = protocol.NewStreamID()
+	id = protocol.NewStreamIDFor(o.Tenant)
 	w, err := s.opts.Streams.Create(ctx, id)
 	if err != nil {
 		return "", fmt.Errorf("create stream: %w", err)

@@ -1,14 +1,17 @@
-// Package auth says who a request comes from. Callers have API keys from a
-// static list, or tickets: since pages can't set headers on an EventSource or a
-// WebSocket, a caller with a key asks for a ticket, which stands in the URL
-// once and then never works again.
+// Package auth says who a request comes from and what that caller may do.
+// Callers have API keys, from the configuration (static) or from the store,
+// tokens of an identity provider (JWT), or tickets: since pages can't set
+// headers on an EventSource or a WebSocket, a caller with a key asks for a
+// ticket, which stands in the URL once and then never works again.
 //
-// The package promises that neither keys nor tickets appear in its errors, and
-// that a handler behind the Middleware doesn't see a ticket in the URL. What an
-// identity may do is not decided here.
+// The package promises that no credential appears in its errors, and that a
+// handler behind the Middleware doesn't see a ticket in the URL. It tells of
+// each connection when its credential ends (Hold). Which scope a resource needs
+// is its handler's affair.
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -19,30 +22,27 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/problem"
-	"github.com/athena-hub/athena/protocol"
 )
 
-// A Key is one API key.
+// A Key is one API key of the configuration.
 type Key struct {
 	// Name is its owner's, for logs.
 	Name   string
 	Secret string
 }
 
-// An Identity is who a request comes from.
-type Identity struct {
-	// Name is the key's; "anonymous" where no credentials are in use.
-	Name      string
-	Anonymous bool
-}
-
-// Anonymous is everybody, where no credentials are in use.
-var Anonymous = Identity{Name: "anonymous", Anonymous: true}
-
 // Options tune an Authenticator. Zero values mean the defaults.
 type Options struct {
-	// AllowAnonymous lets everybody in if there are no keys.
+	// AllowAnonymous lets everybody in who brings no credential, if there are
+	// neither keys nor JWT.
 	AllowAnonymous bool
+	// Stored are the keys that the store has; nil for none.
+	Stored *Keyring
+	// JWT verifies tokens; nil where none are taken.
+	JWT *JWT
+	// Grace is how long a connection may outlive a credential that expires.
+	// Default 30 s. What is revoked ends at once.
+	Grace time.Duration
 	// TicketTTL is how long a ticket may wait for its use. Default 30 s.
 	TicketTTL time.Duration
 	// MaxTickets bounds the tickets that wait. Default 10,000. The oldest are
@@ -52,17 +52,27 @@ type Options struct {
 	// another one has issued, by asking it. A client negotiates with one node and
 	// connects to any. Nil where there is but one.
 	Node      string
-	Elsewhere func(ctx context.Context, node, ticket string) (Identity, bool)
+	Elsewhere func(ctx context.Context, node, ticket string, from Place) (Identity, bool)
+	// OnFailure is told of each credential that was refused, and of requests
+	// without one (see the Failure constants); nil for nobody. It must be quick.
+	OnFailure func(ctx context.Context, f Failure)
 }
 
 // An Authenticator knows the keys and the tickets. Its methods may be called
 // concurrently.
 type Authenticator struct {
+	// Set by New, then read-only.
 	keys      []hashedKey
+	stored    *Keyring
+	jwt       *JWT
 	anonymous bool
-	tickets   tickets
+	grace     time.Duration
 	node      string
-	elsewhere func(ctx context.Context, node, ticket string) (Identity, bool)
+	elsewhere func(ctx context.Context, node, ticket string, from Place) (Identity, bool)
+	onFailure func(ctx context.Context, f Failure)
+
+	tickets tickets
+	holds   holds
 }
 
 // A hashedKey is kept in the place of the key. Hashes have one length, so that
@@ -72,21 +82,42 @@ type hashedKey struct {
 	sum  [sha256.Size]byte
 }
 
-// maxCredential bounds what is hashed for one request.
-const maxCredential = 1024
+// The kinds of credentials, as they stand before their ids.
+const (
+	staticKind = "static:"
+	storedKind = "key:"
+	jwtKind    = "jwt:"
+)
 
-// New returns an Authenticator for these keys. Without keys and without
-// AllowAnonymous nobody gets in, which is an error here rather than later.
+// storedKeyID is the id of the stored key that an identity came with.
+func storedKeyID(id Identity) (key string, ok bool) {
+	return strings.CutPrefix(id.Credential, storedKind)
+}
+
+// The bounds on what is looked at for one request.
+const (
+	maxCredential = 1024
+	maxToken      = 8 << 10 // of a JWT, which carries claims
+)
+
+// New returns an Authenticator for these keys. Where nobody could get in, that
+// is an error here rather than later.
 func New(keys []Key, o Options) (*Authenticator, error) {
-	if len(keys) == 0 && !o.AllowAnonymous {
+	if len(keys) == 0 && o.Stored == nil && o.JWT == nil && !o.AllowAnonymous {
 		return nil, errors.New("there are no API keys, and nobody may come without one")
 	}
-	a := &Authenticator{anonymous: len(keys) == 0, tickets: newTickets(o.TicketTTL, o.MaxTickets), node: o.Node, elsewhere: o.Elsewhere}
+	a := &Authenticator{stored: o.Stored, jwt: o.JWT, anonymous: o.AllowAnonymous && len(keys) == 0 && o.JWT == nil,
+		grace: cmp.Or(o.Grace, 30*time.Second), tickets: newTickets(o.TicketTTL, o.MaxTickets),
+		node: o.Node, elsewhere: o.Elsewhere, onFailure: o.OnFailure}
+	a.holds.by = make(map[string]map[*watch]struct{})
 	for _, k := range keys {
 		if k.Secret == "" || len(k.Secret) > maxCredential {
 			return nil, errors.New("the API key of " + k.Name + " is empty or too long")
 		}
 		a.keys = append(a.keys, hashedKey{k.Name, sha256.Sum256([]byte(k.Secret))})
+	}
+	if a.stored != nil {
+		a.stored.onChange(a.changed)
 	}
 	return a, nil
 }
@@ -94,75 +125,39 @@ func New(keys []Key, o Options) (*Authenticator, error) {
 // Required reports whether requests need credentials.
 func (a *Authenticator) Required() bool { return !a.anonymous }
 
-var (
-	errMissing = protocol.Errorf(protocol.CodeUnauthorized, `an API key is needed, as "Authorization: Bearer KEY" or "X-API-Key: KEY"`)
-	errKey     = protocol.Errorf(protocol.CodeUnauthorized, "the API key is not known")
-	errTicket  = protocol.Errorf(protocol.CodeUnauthorized, "the ticket has been used or has expired; ask for another with POST /v1/negotiate")
-	errNoPlace = protocol.Errorf(protocol.CodeUnauthorized, "a ticket is only for WebSocket and event streams; send the API key in a header")
-	errScheme  = protocol.Errorf(protocol.CodeUnauthorized, `the Authorization header must be "Bearer KEY"`)
-)
-
-// Token returns whose key token is.
+// Token returns whose key or token this is.
 func (a *Authenticator) Token(token string) (Identity, error) {
-	if a.anonymous {
-		return Anonymous, nil
+	if a.stored != nil && strings.HasPrefix(token, keyPrefix) && len(token) == keyTextLen {
+		id, err := a.stored.lookup(token)
+		if err != errKey {
+			return id, err
+		}
+		// A key of the configuration may look like that, too.
 	}
-	if len(token) > maxCredential {
-		return Identity{}, errKey
-	}
-	sum := sha256.Sum256([]byte(token))
-	found := -1
-	for i := range a.keys { // all of them, so that the time doesn't tell which
-		if subtle.ConstantTimeCompare(sum[:], a.keys[i].sum[:]) == 1 {
-			found = i
+	if len(token) <= maxCredential && len(a.keys) > 0 {
+		sum := sha256.Sum256([]byte(token))
+		found := -1
+		for i := range a.keys { // all of them, so that the time doesn't tell which
+			if subtle.ConstantTimeCompare(sum[:], a.keys[i].sum[:]) == 1 {
+				found = i
+			}
+		}
+		if found >= 0 {
+			return Identity{Name: a.keys[found].name, Scopes: AllScopes, Credential: staticKind + a.keys[found].name}, nil
 		}
 	}
-	if found < 0 {
-		return Identity{}, errKey
+	if a.jwt != nil && strings.Count(token, ".") == 2 {
+		return a.jwt.verify(token)
 	}
-	return Identity{Name: a.keys[found].name}, nil
-}
-
-// Ticket returns a ticket for id, which is good once; "" where no credentials
-// are in use.
-func (a *Authenticator) Ticket(id Identity) string {
-	if a.anonymous {
-		return ""
-	}
-	t := a.tickets.issue(id)
-	if a.elsewhere != nil {
-		t = a.node + ticketSeparator + t
-	}
-	return t
-}
-
-// ticketSeparator stands behind the name of the node that has issued a ticket;
-// neither names nor tickets have it.
-const ticketSeparator = "."
-
-// Redeem uses up a ticket that this node has issued, without the node's name:
-// for other nodes, to which it was brought.
-func (a *Authenticator) Redeem(ticket string) (Identity, bool) { return a.tickets.redeem(ticket) }
-
-// redeem uses up a ticket, whoever has issued it.
-func (a *Authenticator) redeem(ctx context.Context, ticket string) (Identity, bool) {
-	node, text, ok := strings.Cut(ticket, ticketSeparator)
-	switch {
-	case a.elsewhere == nil:
-		return a.tickets.redeem(ticket)
-	case !ok || len(ticket) > maxCredential:
-		return Identity{}, false
-	case node == a.node:
-		return a.tickets.redeem(text)
-	}
-	return a.elsewhere(ctx, node, text)
+	return Identity{}, errKey
 }
 
 // authenticate finds the caller in the headers, or in the query where a ticket
 // may stand there.
 func (a *Authenticator) authenticate(r *http.Request, mayTicket bool) (Identity, error) {
-	if a.anonymous {
-		return Anonymous, nil
+	// Of two headers of a name each part on the way may look at another one.
+	if len(r.Header["Authorization"]) > 1 || len(r.Header["X-Api-Key"]) > 1 {
+		return Identity{}, errTwice
 	}
 	if h := r.Header.Get("Authorization"); h != "" {
 		scheme, token, ok := strings.Cut(h, " ")
@@ -178,10 +173,13 @@ func (a *Authenticator) authenticate(r *http.Request, mayTicket bool) (Identity,
 		if !mayTicket {
 			return Identity{}, errNoPlace
 		}
-		if id, ok := a.redeem(r.Context(), t); ok {
-			return id, nil
+		if id, ok := a.redeem(r.Context(), t, placeOf(r)); ok {
+			return id, a.good(id)
 		}
 		return Identity{}, errTicket
+	}
+	if a.anonymous {
+		return Anonymous, nil
 	}
 	return Identity{}, errMissing
 }
@@ -196,10 +194,11 @@ func (a *Authenticator) Middleware(mayTicket func(*http.Request) bool, next http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := a.authenticate(r, mayTicket(r))
 		if err != nil {
+			a.failed(r.Context(), err)
 			problem.Write(w, err)
 			return
 		}
-		next.ServeHTTP(w, withoutTicket(r.WithContext(NewContext(r.Context(), id))))
+		next.ServeHTTP(w, withoutTicket(r.WithContext(newContext(r.Context(), a, id))))
 	})
 }
 
@@ -220,17 +219,4 @@ func withoutTicket(r *http.Request) *http.Request {
 	c.URL = u
 	c.RequestURI = u.RequestURI()
 	return c
-}
-
-type contextKey struct{}
-
-// NewContext returns a context that carries id.
-func NewContext(ctx context.Context, id Identity) context.Context {
-	return context.WithValue(ctx, contextKey{}, id)
-}
-
-// FromContext returns the identity that Middleware put there.
-func FromContext(ctx context.Context) (id Identity, ok bool) {
-	id, ok = ctx.Value(contextKey{}).(Identity)
-	return id, ok
 }

@@ -15,6 +15,9 @@ import (
 
 const key = "canary-key-0123456789"
 
+// here is a request for a ticket that is no page's.
+var here = httptest.NewRequest("POST", "/v1/negotiate", nil)
+
 func authenticator(t *testing.T, o auth.Options, keys ...auth.Key) *auth.Authenticator {
 	t.Helper()
 	a, err := auth.New(keys, o)
@@ -74,14 +77,20 @@ func TestCallersAreKnownByTheirKey(t *testing.T) {
 
 func TestWithoutKeysEverybodyIsAnonymousOrNobodyGetsIn(t *testing.T) {
 	a := authenticator(t, auth.Options{AllowAnonymous: true})
-	if status, body := serve(a, "/x?a=1&ticket=t"); status != 200 || body != "anonymous a=1" {
+	if status, body := serve(a, "/x?a=1"); status != 200 || body != "anonymous a=1" {
 		t.Errorf("%d %s", status, body)
 	}
-	if a.Required() || a.Ticket(auth.Anonymous) != "" {
+	if a.Required() || a.Ticket(auth.Anonymous, here) != "" {
 		t.Error("tickets are made although nobody needs them")
 	}
-	if id, err := a.Token("anything"); err != nil || id != auth.Anonymous {
-		t.Errorf("%v, %v", id, err)
+	// Who brings a credential wants to be who it says.
+	for _, header := range [][]string{{"Authorization", "Bearer anything"}, {"X-API-Key", "anything"}} {
+		if status, _ := serve(a, "/x", header...); status != 401 {
+			t.Errorf("an unknown credential, %v: %d", header, status)
+		}
+	}
+	if status, _ := serve(a, "/stream?ticket=t"); status != 401 {
+		t.Errorf("an unknown ticket: %d", status)
 	}
 	if _, err := auth.New(nil, auth.Options{}); err == nil {
 		t.Error("no keys and no anonymous callers were accepted")
@@ -93,8 +102,8 @@ func TestWithoutKeysEverybodyIsAnonymousOrNobodyGetsIn(t *testing.T) {
 
 func TestATicketIsGoodOnceAndForItsIdentity(t *testing.T) {
 	a := authenticator(t, auth.Options{}, auth.Key{Name: "ada", Secret: key})
-	ticket := a.Ticket(auth.Identity{Name: "ada"})
-	if other := a.Ticket(auth.Identity{Name: "ada"}); len(ticket) < 43 || other == ticket {
+	ticket := a.Ticket(auth.Identity{Name: "ada"}, here)
+	if other := a.Ticket(auth.Identity{Name: "ada"}, here); len(ticket) < 43 || other == ticket {
 		t.Errorf("tickets %q and %q", ticket, other)
 	}
 	for _, c := range []struct {
@@ -107,7 +116,7 @@ func TestATicketIsGoodOnceAndForItsIdentity(t *testing.T) {
 		{"second use", "/stream?ticket=" + ticket, 401, "has been used or has expired"},
 		{"guessed", "/stream?ticket=AAAA", 401, "has been used or has expired"},
 		{"the key in its place", "/stream?ticket=" + key, 401, "has been used or has expired"},
-		{"escaped", "/stream?%74icket=" + a.Ticket(auth.Identity{Name: "ada"}), 200, "ada "},
+		{"escaped", "/stream?%74icket=" + a.Ticket(auth.Identity{Name: "ada"}, here), 200, "ada "},
 	} {
 		status, body := serve(a, c.target)
 		if status != c.status || !strings.Contains(body, c.body) || strings.Contains(body, ticket) || strings.Contains(body, "canary") {
@@ -119,7 +128,7 @@ func TestATicketIsGoodOnceAndForItsIdentity(t *testing.T) {
 func TestATicketExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := authenticator(t, auth.Options{}, auth.Key{Name: "ada", Secret: key})
-		early, late := a.Ticket(auth.Identity{Name: "ada"}), a.Ticket(auth.Identity{Name: "ada"})
+		early, late := a.Ticket(auth.Identity{Name: "ada"}, here), a.Ticket(auth.Identity{Name: "ada"}, here)
 		time.Sleep(30*time.Second - 1)
 		if status, _ := serve(a, "/stream?ticket="+early); status != 200 {
 			t.Errorf("before its end: %d", status)
@@ -134,7 +143,7 @@ func TestATicketExpires(t *testing.T) {
 func TestTheOldestTicketsGiveWay(t *testing.T) {
 	a := authenticator(t, auth.Options{MaxTickets: 2}, auth.Key{Name: "ada", Secret: key})
 	id := auth.Identity{Name: "ada"}
-	first, second, third := a.Ticket(id), a.Ticket(id), a.Ticket(id)
+	first, second, third := a.Ticket(id, here), a.Ticket(id, here), a.Ticket(id, here)
 	for i, c := range []struct {
 		ticket string
 		status int
@@ -147,7 +156,7 @@ func TestTheOldestTicketsGiveWay(t *testing.T) {
 
 func TestOneOfManyGetsATicketThatAllTry(t *testing.T) {
 	a := authenticator(t, auth.Options{}, auth.Key{Name: "ada", Secret: key})
-	ticket := a.Ticket(auth.Identity{Name: "ada"})
+	ticket := a.Ticket(auth.Identity{Name: "ada"}, here)
 	var in atomic.Int32
 	var wg sync.WaitGroup
 	for range 16 {

@@ -3,12 +3,40 @@ package auth
 import (
 	"cmp"
 	"container/list"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
+
+// A Place is where a request for or with a ticket comes from.
+type Place struct {
+	// Origin is the page's; "" for what is no page of a browser, and for some
+	// requests of a page to its own server.
+	Origin string `json:"origin,omitempty"`
+	// Host is the server's name as the request has it.
+	Host string `json:"host,omitempty"`
+}
+
+func placeOf(r *http.Request) Place { return Place{r.Header.Get("Origin"), r.Host} }
+
+// serves reports whether a ticket that was asked for at p may be used at use. A
+// page's ticket is for the same page: one that leaked, through a referrer or a
+// log, opens nothing for another one, whose browser says where it is. Browsers
+// say no Origin in a GET to the page's own server, but do in the POST that asks
+// for the ticket.
+func (p Place) serves(use Place) bool {
+	if p.Origin == "" || use.Origin != "" {
+		return p.Origin == "" || strings.EqualFold(p.Origin, use.Origin)
+	}
+	u, err := url.Parse(p.Origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, use.Host)
+}
 
 // tickets are those that wait for their use. They are found by their hash, so
 // that the time that a search takes tells nothing of a ticket.
@@ -24,6 +52,7 @@ type tickets struct {
 type ticket struct {
 	key     [sha256.Size]byte
 	id      Identity
+	place   Place
 	expires time.Time
 }
 
@@ -33,7 +62,7 @@ func newTickets(ttl time.Duration, max int) tickets {
 }
 
 // issue makes a ticket of 256 random bits.
-func (t *tickets) issue(id Identity) string {
+func (t *tickets) issue(id Identity, at Place) string {
 	var b [32]byte
 	rand.Read(b[:])
 	text := base64.RawURLEncoding.EncodeToString(b[:])
@@ -46,13 +75,13 @@ func (t *tickets) issue(id Identity) string {
 		}
 		t.remove(e)
 	}
-	k := ticket{sha256.Sum256([]byte(text)), id, now.Add(t.ttl)}
+	k := ticket{sha256.Sum256([]byte(text)), id, at, now.Add(t.ttl)}
 	t.byKey[k.key] = t.order.PushBack(k)
 	return text
 }
 
-// redeem uses a ticket up.
-func (t *tickets) redeem(text string) (Identity, bool) {
+// redeem uses a ticket up, also where it is not good.
+func (t *tickets) redeem(text string, from Place) (Identity, bool) {
 	if len(text) > maxCredential {
 		return Identity{}, false
 	}
@@ -64,7 +93,10 @@ func (t *tickets) redeem(text string) (Identity, bool) {
 		return Identity{}, false
 	}
 	k := t.remove(e)
-	return k.id, time.Now().Before(k.expires)
+	if !time.Now().Before(k.expires) || !k.place.serves(from) {
+		return Identity{}, false
+	}
+	return k.id, true
 }
 
 // remove is called with mu held.
@@ -72,4 +104,41 @@ func (t *tickets) remove(e *list.Element) ticket {
 	k := t.order.Remove(e).(ticket)
 	delete(t.byKey, k.key)
 	return k
+}
+
+// Ticket returns a ticket for id, which is good once, for the page that asked
+// for it; "" for one that needs no credentials.
+func (a *Authenticator) Ticket(id Identity, r *http.Request) string {
+	if id.Anonymous {
+		return ""
+	}
+	t := a.tickets.issue(id, placeOf(r))
+	if a.elsewhere != nil {
+		t = a.node + ticketSeparator + t
+	}
+	return t
+}
+
+// ticketSeparator stands behind the name of the node that has issued a ticket;
+// neither names nor tickets have it.
+const ticketSeparator = "."
+
+// Redeem uses up a ticket that this node has issued, without the node's name:
+// for other nodes, to which it was brought.
+func (a *Authenticator) Redeem(ticket string, from Place) (Identity, bool) {
+	return a.tickets.redeem(ticket, from)
+}
+
+// redeem uses up a ticket, whoever has issued it.
+func (a *Authenticator) redeem(ctx context.Context, ticket string, from Place) (Identity, bool) {
+	node, text, ok := strings.Cut(ticket, ticketSeparator)
+	switch {
+	case a.elsewhere == nil:
+		return a.tickets.redeem(ticket, from)
+	case !ok || len(ticket) > maxCredential:
+		return Identity{}, false
+	case node == a.node:
+		return a.tickets.redeem(text, from)
+	}
+	return a.elsewhere(ctx, node, text, from)
 }

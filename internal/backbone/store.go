@@ -11,17 +11,20 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A store is the store once it is open: five JetStream streams, four of which
+// A store is the store once it is open: six JetStream streams, five of which
 // are laid out as buckets of keys.
 type store struct {
-	log      *part // athena_log, by stream
-	running  *part // records of running jobs, by stream
-	nodes    *part // epochs and leases
-	keys     *part // Idempotency-Keys
-	requests *part // requests of running jobs, by stream
+	log         *part // athena_log, by stream
+	running     *part // records of running jobs, by stream
+	nodes       *part // epochs and leases
+	keys        *part // Idempotency-Keys
+	requests    *part // requests of running jobs, by stream
+	credentials *part // API keys, by id
 }
 
-func (s *store) parts() []*part { return []*part{s.log, s.running, s.nodes, s.keys, s.requests} }
+func (s *store) parts() []*part {
+	return []*part{s.log, s.running, s.nodes, s.keys, s.requests, s.credentials}
+}
 
 // A part is one of the store's streams.
 type part struct {
@@ -39,11 +42,12 @@ type part struct {
 
 // The names of the store's streams. NATS's ADR-8 gives those of buckets.
 const (
-	logStream      = "athena_log"
-	runningBucket  = "athena_running"
-	nodesBucket    = "athena_nodes"
-	keysBucket     = "athena_keys"
-	requestsBucket = "athena_requests"
+	logStream         = "athena_log"
+	runningBucket     = "athena_running"
+	nodesBucket       = "athena_nodes"
+	keysBucket        = "athena_keys"
+	requestsBucket    = "athena_requests"
+	credentialsBucket = "athena_credentials"
 
 	bucketPrefix  = "KV_"
 	subjectPrefix = "$KV."
@@ -82,6 +86,7 @@ func (b *Backbone) openStore(ctx context.Context) (err error) {
 		{&s.nodes, nodesConfig()},
 		{&s.keys, keysConfig()},
 		{&s.requests, requestsConfig()},
+		{&s.credentials, credentialsConfig()},
 	} {
 		if *p.at, err = b.openPart(ctx, p.config); err != nil {
 			return fmt.Errorf("open %s: %w", p.config.Name, known(err))

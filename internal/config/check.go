@@ -34,8 +34,8 @@ func (s *Serve) problems() []problem {
 	}
 	if err := checkListen(s.Listen); err != nil {
 		fail("listen", "%s", err)
-	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && !keysFailed {
-		found = append(found, problem{key: "listen", others: []string{"api_key", "api_key_file", "insecure"}, text: s.Listen +
+	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && !s.RequireAuth && !keysFailed {
+		found = append(found, problem{key: "listen", others: []string{"api_key", "api_key_file", "require_auth", "insecure"}, text: s.Listen +
 			" can be reached from other machines, and there is no API key; give one with --api-key or --api-key-file, or say --insecure if anyone may use this server"})
 	}
 	if s.DataDir == "" {
@@ -88,6 +88,7 @@ func (s *Serve) checkNumbers() []problem {
 		{"cluster_lease", s.ClusterLease, time.Second, hour},
 		{"cluster_forget_after", s.ClusterForgetAfter, time.Second, 365 * 24 * hour},
 		{"drain_delay", s.DrainDelay, 0, hour},
+		{"auth_grace", s.AuthGrace, time.Second, hour},
 		{"reconnect_delay", s.ReconnectDelay, time.Millisecond, hour},
 		{"coalesce_window", s.CoalesceWindow, 0, 10 * time.Second},
 		{"poll_max_wait", s.PollMaxWait, time.Second, hour},

@@ -41,6 +41,9 @@ type Serve struct {
 	Insecure      bool     `group:"Access" help:"Listen without API keys although the address is not loopback."`
 	AllowedOrigin []string `group:"Access" placeholder:"ORIGIN" help:"Origin whose pages may use the API, such as https://example.com or https://*.example.com. Repeatable. Pages of the server itself always may."`
 
+	RequireAuth bool          `group:"Access" help:"Let nobody in without a credential, also on loopback and where no API key is configured: keys that athena keys has made are enough then."`
+	AuthGrace   time.Duration `group:"Access" default:"30s" help:"How long a connection may outlive the key or token that it came with when that expires, so that it can bring a fresh one. What is revoked ends at once."`
+
 	Transports     []string      `group:"Transports" default:"websocket,sse,long-poll" help:"Transports to offer to clients that negotiate, in this order: websocket, sse, long-poll."`
 	Heartbeat      time.Duration `group:"Transports" default:"15s" help:"How long a connection may be idle before a heartbeat is sent."`
 	WriteTimeout   time.Duration `group:"Transports" default:"30s" help:"How long one write to a client may take. A slower client is closed, and resumes from its cursor."`

@@ -66,7 +66,7 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, err)
 		return
 	}
-	id, created, err := g.opts.Analyses.Start(r.Context(), req, StartOptions{IdempotencyKey: key, RequestID: RequestID(r.Context()), Owner: owner(r.Context())})
+	id, created, err := g.opts.Analyses.Start(r.Context(), req, startOptions(r.Context(), key))
 	if err != nil {
 		g.fail(w, r, err)
 		return
@@ -107,12 +107,10 @@ func notYet(err error) error {
 		WithRetryAfter(time.Second).WithCause(err)
 }
 
-// owner is the caller's name, or "" where there are no names.
-func owner(ctx context.Context) string {
-	if id, ok := auth.FromContext(ctx); ok && !id.Anonymous {
-		return id.Name
-	}
-	return ""
+// startOptions are those of the caller's request.
+func startOptions(ctx context.Context, idempotencyKey string) StartOptions {
+	id := caller(ctx)
+	return StartOptions{IdempotencyKey: idempotencyKey, RequestID: RequestID(ctx), Owner: id.Owner(), Tenant: id.Tenant}
 }
 
 // result answers with what the stream says when it has ended, or with its
@@ -181,14 +179,15 @@ func (g *Gateway) find(r *http.Request) (protocol.Metadata, error) {
 	return g.opts.Streams.Metadata(r.Context(), id)
 }
 
-// pathID returns the {id} of the path.
+// pathID returns the {id} of the path, if it is that of a stream that the caller
+// may know of.
 func pathID(r *http.Request) (string, error) {
 	id := r.PathValue("id")
 	if !protocol.ValidStreamID(id) {
 		return "", protocol.Errorf(protocol.CodeStreamNotFound, "%.60q is not the id of a stream", id)
 	}
 	exchangeOf(r).stream = id
-	return id, nil
+	return id, mayKnow(r.Context(), id)
 }
 
 // readBody reads the whole body, whose limit and deadline bodyGuard has set.
@@ -229,18 +228,38 @@ type Commands struct {
 
 // Analyze starts an analysis.
 func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, err error) {
+	if err := caller(ctx).Allow(auth.ScopeAnalyze); err != nil {
+		return "", err
+	}
 	req, err := protocol.ParseRequest(request)
 	if err != nil {
 		return "", err
 	}
-	id, _, err := c.Analyses.Start(ctx, req, StartOptions{RequestID: RequestID(ctx), Owner: owner(ctx)})
+	id, _, err := c.Analyses.Start(ctx, req, startOptions(ctx, ""))
 	return id, err
+}
+
+// Subscribe lets the caller watch a stream, if it may.
+func (c *Commands) Subscribe(ctx context.Context, stream string) error {
+	if err := caller(ctx).Allow(auth.ScopeRead); err != nil {
+		return err
+	}
+	if !protocol.ValidStreamID(stream) {
+		return nil // the hub says so
+	}
+	return mayKnow(ctx, stream)
 }
 
 // Cancel ends one.
 func (c *Commands) Cancel(ctx context.Context, stream string) error {
+	if err := caller(ctx).Allow(auth.ScopeCancel); err != nil {
+		return err
+	}
 	if !protocol.ValidStreamID(stream) {
 		return protocol.Errorf(protocol.CodeStreamNotFound, "%.60q is not the id of a stream", stream)
+	}
+	if err := mayKnow(ctx, stream); err != nil {
+		return err
 	}
 	if c.Metadata != nil {
 		if m, err := c.Metadata(ctx, stream); err != nil || m.State != protocol.StateRunning {
@@ -250,15 +269,8 @@ func (c *Commands) Cancel(ctx context.Context, stream string) error {
 	return c.Analyses.Cancel(ctx, stream)
 }
 
-// Authenticate checks a fresh token, which must be the same caller's: what the
-// connection already watches was allowed to that one.
+// Authenticate takes a fresh token for the connection, which must be the same
+// caller's.
 func (c *Commands) Authenticate(ctx context.Context, token string) error {
-	id, err := c.Auth.Token(token)
-	if err != nil {
-		return err
-	}
-	if before, ok := auth.FromContext(ctx); ok && before != id {
-		return protocol.Errorf(protocol.CodeForbidden, "the token is another caller's; open a new connection for it")
-	}
-	return nil
+	return c.Auth.Renew(ctx, token)
 }

@@ -36,6 +36,12 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, err)
 		return
 	}
+	for _, c := range cursors {
+		if err := mayKnow(r.Context(), c.Stream); err != nil {
+			g.fail(w, r, err)
+			return
+		}
+	}
 	g.serveEvents(w, r, q, cursors, false)
 }
 
@@ -178,7 +184,7 @@ func (g *Gateway) negotiate(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if id, ok := auth.FromContext(r.Context()); ok {
-		n.Ticket = g.opts.Auth.Ticket(id)
+		n.Ticket = g.opts.Auth.Ticket(id, r)
 	}
 	writeJSON(w, http.StatusOK, n)
 }

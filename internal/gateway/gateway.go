@@ -38,8 +38,9 @@ type Analyses interface {
 type StartOptions struct {
 	IdempotencyKey string
 	RequestID      string
-	// Owner is the caller's name, "" where no credentials are in use.
-	Owner string
+	// Owner is whom the analysis belongs to (auth.Identity.Owner), "" where no
+	// credentials are in use, and Tenant whose streams its stream is among.
+	Owner, Tenant string
 }
 
 // Streams serves the events of streams. *hub.Hub is one.
@@ -79,6 +80,9 @@ type Options struct {
 	// Cluster answers GET /v1/cluster, and tells readiness who is there and
 	// what is degraded. Required.
 	Cluster func(ctx context.Context) Cluster
+	// Keys makes and ends API keys, and tokens that share a stream; nil where there
+	// is no store for them.
+	Keys Keys
 	// Forget takes a node that is gone for good out of the store's majority;
 	// nil where there is no store to do that for.
 	Forget func(ctx context.Context, node string) error
@@ -178,18 +182,21 @@ func New(o Options) (*Gateway, error) {
 			h(w, r)
 		})))
 	}
-	private("POST /v1/analyses", false, g.analyze)
-	private("GET /v1/streams/{id}", false, g.metadata)
-	private("DELETE /v1/streams/{id}", false, g.cancel)
-	private("GET /v1/streams/{id}/events", true, g.streamEvents)
-	private("GET /v1/events", true, g.events)
+	private("POST /v1/analyses", false, needs(auth.ScopeAnalyze, g.analyze))
+	private("GET /v1/streams/{id}", false, needs(auth.ScopeRead, g.metadata))
+	private("DELETE /v1/streams/{id}", false, needs(auth.ScopeCancel, g.cancel))
+	private("GET /v1/streams/{id}/events", true, needs(auth.ScopeRead, g.streamEvents))
+	private("GET /v1/events", true, needs(auth.ScopeRead, g.events))
 	private("GET /v1/ws", true, g.webSocket)
 	private("POST /v1/negotiate", false, g.negotiate)
-	private("GET /v1/providers", false, g.providers)
-	private("GET /v1/cluster", false, g.cluster)
-	private("DELETE /v1/cluster/nodes/{name}", false, g.forget)
+	private("GET /v1/providers", false, needs(auth.ScopeProviders, g.providers))
+	private("GET /v1/cluster", false, needs(auth.ScopeAdmin, g.cluster))
+	private("DELETE /v1/cluster/nodes/{name}", false, needs(auth.ScopeAdmin, g.forget))
+	if o.Keys != nil {
+		g.mountKeys(private)
+	}
 	if o.MetricsHandler != nil {
-		private("GET /metrics", false, o.MetricsHandler.ServeHTTP)
+		private("GET /metrics", false, needs(auth.ScopeAdmin, o.MetricsHandler.ServeHTTP))
 	}
 	g.mux.HandleFunc("GET /healthz", g.healthz)
 	g.mux.HandleFunc("GET /readyz", g.readyz)

@@ -300,7 +300,7 @@ func TestAWebSocketsCallerStaysTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &gateway.Commands{Auth: a}
-	ctx := auth.NewContext(t.Context(), auth.Identity{Name: "ada"})
+	ctx := auth.NewContext(t.Context(), auth.Identity{Name: "ada", Scopes: auth.AllScopes, Credential: "static:ada"})
 	if err := c.Authenticate(ctx, apiKey); err != nil {
 		t.Errorf("the same caller: %v", err)
 	}

@@ -44,6 +44,7 @@ type Metrics struct {
 	degraded      prometheus.Gauge
 	requests      *prometheus.CounterVec
 	requestTime   *prometheus.HistogramVec
+	refused       *prometheus.CounterVec
 
 	mu     sync.Mutex
 	models map[[2]string]bool // guarded by mu
@@ -85,6 +86,8 @@ func NewMetrics(version string) *Metrics {
 	m.requests = counterVec(reg, "http_requests_total", "HTTP requests answered, by route and status.", "route", "status")
 	m.requestTime = histogramVec(reg, "http_request_seconds", "Time until an HTTP request was answered. Event streams and WebSockets are not in it: connection_seconds is how long they lived.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30, 120, 600}, "route")
+
+	m.refused = counterVec(reg, "auth_failures_total", "Requests and tokens refused, by why.", "reason")
 
 	revision := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -220,6 +223,9 @@ func (m *Metrics) Request(route string, status int, took time.Duration, streamed
 		m.requestTime.WithLabelValues(route).Observe(took.Seconds())
 	}
 }
+
+// Refused counts a caller that was refused. why is one of a few words.
+func (m *Metrics) Refused(why string) { m.refused.WithLabelValues(why).Inc() }
 
 // ObserveFeeds registers what is asked for at each scrape: how many feeds
 // there are, their bytes, and how many were evicted so far. It is for once.

@@ -1,0 +1,63 @@
+package hub
+
+import (
+	"context"
+	"errors"
+
+	"github.com/athena-hub/athena/protocol"
+)
+
+// credential is what the client of a request is there by, nil for what doesn't
+// end.
+func (h *Hub) credential(ctx context.Context) Credential {
+	if h.opts.Credential == nil {
+		return nil
+	}
+	return h.opts.Credential(ctx)
+}
+
+// watchCredential ends the session with its client's credential: a WebSocket is
+// told by the close code, and an SSE response ends; who comes back without a
+// fresh one is refused.
+func (s *session) watchCredential() {
+	s.release = func() {}
+	if s.caller == nil {
+		return
+	}
+	s.release = s.caller.Watch(func(code int, detail string) {
+		reason := "expired"
+		if code == protocol.CloseRevoked {
+			reason = "revoked"
+		}
+		s.end(ending{reason: reason, code: code, detail: detail})
+	})
+	s.caller = nil // it holds the request
+}
+
+// A credentialError is the cause of a context that ended with the client's
+// credential.
+type credentialError struct{ refusal *protocol.Error }
+
+func (e credentialError) Error() string { return e.refusal.Error() }
+
+// bounded returns a context that also ends with the credential that the request
+// of ctx came with. release must be called.
+func (h *Hub) bounded(ctx context.Context) (bounded context.Context, release func()) {
+	c := h.credential(ctx)
+	if c == nil {
+		return ctx, func() {}
+	}
+	bounded, cancel := context.WithCancelCause(ctx)
+	stop := c.Watch(func(_ int, detail string) {
+		cancel(credentialError{protocol.Errorf(protocol.CodeUnauthorized, "%s", detail)})
+	})
+	return bounded, func() { stop(); cancel(context.Canceled) }
+}
+
+// credentialEnded returns why the client's credential ended, nil if it hasn't.
+func credentialEnded(ctx context.Context) error {
+	if e, ok := errors.AsType[credentialError](context.Cause(ctx)); ok {
+		return e.refusal
+	}
+	return nil
+}

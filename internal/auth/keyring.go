@@ -1,0 +1,545 @@
+package auth
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/athena-hub/athena/protocol"
+)
+
+// A KeyStore keeps the records of keys where all nodes find them. Its methods
+// may be called concurrently and return soon after ctx ends. A revision names
+// one record of one key, is never 0, and is greater than those of all records
+// that were written before, of whichever key.
+type KeyStore interface {
+	// Create stores the first record of a key. Where there is one already it
+	// changes nothing, and created is false. With a ttl other than 0 the record
+	// goes by itself after that time.
+	Create(ctx context.Context, id string, record []byte, ttl time.Duration) (revision uint64, created bool, err error)
+	// Read returns the newest record of a key, and revision 0 where there is none.
+	Read(ctx context.Context, id string) (record []byte, revision uint64, err error)
+	// Replace replaces the record of that revision. Where it isn't the key's
+	// newest it changes nothing, and replaced is false.
+	Replace(ctx context.Context, id string, record []byte, revision uint64) (next uint64, replaced bool, err error)
+	// Remove removes the record of that revision, if it is the key's newest.
+	Remove(ctx context.Context, id string, revision uint64) error
+	// Changes calls f with the record of each key that was written after a
+	// revision, in the order of their writing; of one that was written several
+	// times with the newest. It may end early, in which case the next call goes
+	// on behind what f was called with.
+	Changes(ctx context.Context, after uint64, f func(id string, record []byte, revision uint64)) error
+	// Announce tells all nodes something, and Follow calls f with what was told,
+	// this node's own included. What is announced may be lost.
+	Announce(data []byte) error
+	Follow(f func(data []byte)) (stop func(), err error)
+}
+
+// KeyringOptions tune a Keyring. Zero values mean the defaults, but for Store.
+type KeyringOptions struct {
+	Store KeyStore
+	// MaxKeys bounds the keys, share tokens among them. Default 100,000, some
+	// 60 MB.
+	MaxKeys int
+	// MaxShares bounds the share tokens of one tenant that are good. Default
+	// 1,000.
+	MaxShares int
+	// Refresh is how often the store is asked for changes that nobody has
+	// announced. Default 5 s.
+	Refresh time.Duration
+	// Keep is how long keys that have ended are listed. Default 30 days.
+	Keep   time.Duration
+	Logger zerolog.Logger
+}
+
+// A Keyring knows the stored keys: all of them, in memory, so that a request
+// costs no look-up, and known keys go on working while the store is away. What
+// one node changes it announces to the others, which take it over at once; what
+// gets lost on that way each finds when it asks the store for changes.
+//
+// While the store has no majority no key can be made, rotated or revoked, and
+// that is an error. A node that is cut off from it goes on with what it knows.
+type Keyring struct {
+	// Set by OpenKeyring, then read-only.
+	opts KeyringOptions
+	stop func() // ends the subscription to announcements
+	end  context.CancelFunc
+	done sync.WaitGroup
+
+	mu      sync.RWMutex
+	keys    map[string]*keyRecord // guarded by mu, by id; records are replaced, not changed
+	shares  map[string]int        // guarded by mu: share tokens by tenant
+	last    uint64                // guarded by mu: the newest revision that the store has told
+	loaded  bool                  // guarded by mu: the store has been read to its end once
+	full    bool                  // guarded by mu: that there are too many was logged
+	changed func(id string)       // guarded by mu: told of each change
+}
+
+// OpenKeyring returns a Keyring that reads the store in the background. It
+// waits a moment for the first time that this works. Close ends it.
+func OpenKeyring(ctx context.Context, o KeyringOptions) (*Keyring, error) {
+	o.MaxKeys = cmp.Or(o.MaxKeys, 100_000)
+	o.MaxShares = cmp.Or(o.MaxShares, 1_000)
+	o.Refresh = cmp.Or(o.Refresh, 5*time.Second)
+	o.Keep = cmp.Or(o.Keep, 30*24*time.Hour)
+	k := &Keyring{opts: o, keys: make(map[string]*keyRecord), shares: make(map[string]int), changed: func(string) {}}
+	var err error
+	if k.stop, err = o.Store.Follow(k.announced); err != nil {
+		return nil, fmt.Errorf("follow changes of keys: %w", err)
+	}
+	first, cancel := context.WithTimeout(ctx, firstRead)
+	defer cancel()
+	err = k.refresh(first)
+	if err != nil {
+		o.Logger.Warn().Err(err).Msg("the stored keys can't be read yet; until then nobody gets in by one")
+	}
+	run, end := context.WithCancel(context.Background())
+	k.end = end
+	k.done.Go(func() { k.run(run, err != nil) })
+	return k, nil
+}
+
+const (
+	// firstRead bounds how long a start waits for the store.
+	firstRead = 5 * time.Second
+	// firstRetry is how soon it is asked again until it was read once.
+	firstRetry = time.Second
+	// rereads is after how many refreshes the store is read from its beginning,
+	// should it have been made anew.
+	rereads = 60
+)
+
+// Close ends the Keyring's goroutine. Look-ups go on.
+func (k *Keyring) Close() {
+	k.stop()
+	k.end()
+	k.done.Wait()
+}
+
+func (k *Keyring) run(ctx context.Context, failed bool) {
+	timer := time.NewTimer(k.opts.Refresh)
+	defer timer.Stop()
+	for n := 1; ; n++ {
+		wait := k.opts.Refresh
+		if !k.isLoaded() {
+			wait = min(wait, firstRetry)
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		if n%rereads == 0 {
+			k.mu.Lock()
+			k.last = 0
+			k.mu.Unlock()
+		}
+		err := k.refresh(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		switch {
+		case err != nil && !failed:
+			k.opts.Logger.Warn().Err(err).Msg("the store can't be asked for changes of keys; known ones go on working")
+		case err == nil && failed:
+			k.opts.Logger.Info().Msg("the stored keys are read again")
+		}
+		failed = err != nil
+		k.sweep(ctx)
+	}
+}
+
+// refresh reads what was written since it did so last.
+func (k *Keyring) refresh(ctx context.Context) error {
+	k.mu.RLock()
+	last := k.last
+	k.mu.RUnlock()
+	err := k.opts.Store.Changes(ctx, last, func(id string, record []byte, revision uint64) {
+		k.take(id, record, revision)
+		k.mu.Lock()
+		k.last = max(k.last, revision)
+		k.mu.Unlock()
+	})
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.loaded = true
+	k.mu.Unlock()
+	return nil
+}
+
+func (k *Keyring) isLoaded() bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.loaded
+}
+
+// An announcement tells other nodes of a record. It holds all of it, so that
+// they needn't read it from a replica that may lag behind.
+type announcement struct {
+	ID       string          `json:"id"`
+	Revision uint64          `json:"revision"`
+	Record   json.RawMessage `json:"record"`
+}
+
+func (k *Keyring) announced(data []byte) {
+	var a announcement
+	if len(data) > 2*maxKeyRecord || json.Unmarshal(data, &a) != nil || a.Revision == 0 {
+		k.opts.Logger.Warn().Msg("another node announced a key in a form that this one doesn't read")
+		return
+	}
+	k.take(a.ID, a.Record, a.Revision)
+}
+
+// take takes in a record, unless a newer one is known.
+func (k *Keyring) take(id string, record []byte, revision uint64) {
+	r, err := decodeKeyRecord(id, record, revision)
+	if err != nil {
+		k.opts.Logger.Error().Err(err).Str("key", cutName(id)).Msg("a stored key can't be read, and lets nobody in")
+		return
+	}
+	k.put(r)
+}
+
+func cutName(s string) string { return s[:min(len(s), 2*keyIDLen)] }
+
+func (k *Keyring) put(r *keyRecord) {
+	k.mu.Lock()
+	before := k.keys[r.id]
+	if before != nil && before.revision >= r.revision {
+		k.mu.Unlock()
+		return
+	}
+	if before == nil && len(k.keys) >= k.opts.MaxKeys {
+		told := k.full
+		k.full = true
+		k.mu.Unlock()
+		if !told {
+			k.opts.Logger.Error().Int("limit", k.opts.MaxKeys).Msg("there are more stored keys than a node holds; the further ones let nobody in")
+		}
+		return
+	}
+	if before == nil && r.Stream != "" {
+		k.shares[r.Tenant]++
+	}
+	k.keys[r.id] = r
+	changed := k.changed
+	k.mu.Unlock()
+	if before != nil {
+		changed(r.id)
+	}
+}
+
+// onChange has f told of each key that changes from now on.
+func (k *Keyring) onChange(f func(id string)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.changed = f
+}
+
+// lookup returns the identity of a stored key.
+func (k *Keyring) lookup(text string) (Identity, error) {
+	id, whole := parseKeyText(text)
+	if !whole {
+		return Identity{}, errKey
+	}
+	sum := hashKey(text)
+	r, parent, loaded := k.find(id)
+	if r == nil {
+		if !loaded {
+			return Identity{}, errNotLoaded
+		}
+		return Identity{}, errKey
+	}
+	generation := r.match(sum[:])
+	if generation == 0 {
+		return Identity{}, errKey
+	}
+	now := time.Now()
+	if s := r.standing(generation, parent, now); over(s.until, now) {
+		return Identity{}, s.err
+	}
+	return r.identity(generation), nil
+}
+
+// find returns the record of a key and, of a share token, that of the key that
+// made it.
+func (k *Keyring) find(id string) (r, parent *keyRecord, loaded bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if r = k.keys[id]; r != nil && r.Parent != "" {
+		parent = k.keys[r.Parent]
+	}
+	return r, parent, k.loaded
+}
+
+// standing is how the key stands that an identity came with.
+func (k *Keyring) standing(id string, generation uint32, now time.Time) standing {
+	r, parent, loaded := k.find(id)
+	switch {
+	case r != nil:
+		return r.standing(generation, parent, now)
+	case !loaded: // another node has said that it is good
+		return standing{}
+	}
+	return standing{now, errRevoked}
+}
+
+// List returns all keys but share tokens, in no order.
+func (k *Keyring) List() []KeyInfo {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	list := make([]KeyInfo, 0, len(k.keys))
+	for _, r := range k.keys {
+		if r.Stream == "" {
+			list = append(list, r.info())
+		}
+	}
+	return list
+}
+
+// A NewKey is what a key is made of.
+type NewKey struct {
+	Name, Tenant string
+	Scopes       Scopes
+	// ExpiresIn is how long it is good; 0 for no end.
+	ExpiresIn time.Duration
+
+	stream, parent string // of a share token
+}
+
+// The bounds on what keys are told.
+const (
+	MaxKeyAge   = 10 * 365 * 24 * time.Hour
+	MaxKeyGrace = 30 * 24 * time.Hour
+	// DefaultShareAge and MaxShareAge are how long a share token is good.
+	DefaultShareAge = time.Hour
+	MaxShareAge     = 7 * 24 * time.Hour
+)
+
+// Create makes a key and stores it. The text is what its owner needs; it is
+// nowhere else.
+func (k *Keyring) Create(ctx context.Context, n NewKey) (text string, info KeyInfo, err error) {
+	if n.Name == "" {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, `field "name" is missing; it is what logs and people call the key`)
+	}
+	for what, name := range map[string]string{"name": n.Name, "tenant": n.Tenant} {
+		if err := checkName(what, name); err != nil {
+			return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "%s", err)
+		}
+	}
+	if n.Scopes == 0 {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, `field "scopes" is empty; a key may do something`)
+	}
+	if n.ExpiresIn < 0 || n.ExpiresIn > MaxKeyAge {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the key's life is %s; it must be up to %s, or 0 for one without an end", n.ExpiresIn, MaxKeyAge)
+	}
+	if err := k.room(); err != nil {
+		return "", KeyInfo{}, err
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	for range maxTries {
+		r := &keyRecord{id: newKeyID(), Name: n.Name, Tenant: n.Tenant, scopes: n.Scopes, Generation: 1, Stream: n.stream, Parent: n.parent, Created: now}
+		var ttl time.Duration
+		if n.ExpiresIn > 0 {
+			r.Expires = now.Add(n.ExpiresIn)
+		}
+		if n.stream != "" {
+			ttl = n.ExpiresIn + shareStays
+		}
+		text = newKeyText(r.id)
+		sum := hashKey(text)
+		r.Hash = sum[:]
+		record := r.encode()
+		revision, created, err := k.opts.Store.Create(ctx, r.id, record, ttl)
+		if err != nil {
+			return "", KeyInfo{}, storeFailed(err)
+		}
+		if !created {
+			continue // an id that another key has
+		}
+		r.revision = revision
+		k.publish(r, record)
+		return text, r.info(), nil
+	}
+	return "", KeyInfo{}, errors.New("no id for a key was free")
+}
+
+// shareStays is how much longer a share token's record is stored than it is
+// good: who comes with it meanwhile is told that it has expired.
+const shareStays = 10 * time.Minute
+
+// maxTries bounds how often a change is tried that another one has overtaken.
+const maxTries = 5
+
+func (k *Keyring) room() error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if len(k.keys) >= k.opts.MaxKeys {
+		return protocol.Errorf(protocol.CodeForbidden, "there are %d keys, which is the limit; those that were revoked are forgotten after %s", len(k.keys), k.opts.Keep)
+	}
+	return nil
+}
+
+// Share makes a token that reads one stream and nothing else, for a caller who
+// may. It ends with the key of the caller.
+func (k *Keyring) Share(ctx context.Context, by Identity, stream string, expiresIn time.Duration) (text string, info KeyInfo, err error) {
+	if expiresIn <= 0 || expiresIn > MaxShareAge {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the token's life is %s; it must be up to %s", expiresIn, MaxShareAge)
+	}
+	k.mu.RLock()
+	have := k.shares[by.Tenant]
+	k.mu.RUnlock()
+	if have >= k.opts.MaxShares {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeRateLimited, "%d streams are shared, which is the limit; one more may be when the first of these tokens has expired", have).WithRetryAfter(time.Minute)
+	}
+	if !by.Expires.IsZero() {
+		expiresIn = min(expiresIn, max(time.Until(by.Expires), time.Second))
+	}
+	parent, _ := storedKeyID(by)
+	return k.Create(ctx, NewKey{Name: "share of " + cutBytes(by.Name, maxNameBytes/2), Tenant: by.Tenant, Scopes: ScopeRead, ExpiresIn: expiresIn, stream: stream, parent: parent})
+}
+
+// Revoke ends a key at once. Revoking it again changes nothing.
+func (k *Keyring) Revoke(ctx context.Context, id string) (KeyInfo, error) {
+	return k.change(ctx, id, func(r *keyRecord, now time.Time) error {
+		if r.Revoked.IsZero() {
+			r.Revoked, r.Old = now, nil
+		}
+		return nil
+	})
+}
+
+// Rotate gives a key a new secret. The one before is good for the grace, and
+// no other one any more.
+func (k *Keyring) Rotate(ctx context.Context, id string, grace time.Duration) (text string, info KeyInfo, err error) {
+	if grace < 0 || grace > MaxKeyGrace {
+		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the grace is %s; it must be from 0 to %s", grace, MaxKeyGrace)
+	}
+	if !validKeyID(id) {
+		return "", KeyInfo{}, noSuchKey(id)
+	}
+	text = newKeyText(id)
+	sum := hashKey(text)
+	info, err = k.change(ctx, id, func(r *keyRecord, now time.Time) error {
+		if !r.Revoked.IsZero() || over(r.Expires, now) {
+			return protocol.Errorf(protocol.CodeInvalidRequest, "the key is revoked or expired; make another one")
+		}
+		r.Old = nil
+		if grace > 0 {
+			r.Old = &oldHash{r.Hash, now.Add(grace)}
+		}
+		r.Hash, r.Rotated = sum[:], now
+		r.Generation++
+		return nil
+	})
+	if err != nil {
+		return "", KeyInfo{}, err
+	}
+	return text, info, nil
+}
+
+// change replaces the record of a key by what f makes of it.
+func (k *Keyring) change(ctx context.Context, id string, f func(r *keyRecord, now time.Time) error) (KeyInfo, error) {
+	if !validKeyID(id) {
+		return KeyInfo{}, noSuchKey(id)
+	}
+	for range maxTries {
+		b, revision, err := k.opts.Store.Read(ctx, id)
+		if err != nil {
+			return KeyInfo{}, storeFailed(err)
+		}
+		if revision == 0 {
+			return KeyInfo{}, noSuchKey(id)
+		}
+		r, err := decodeKeyRecord(id, b, revision)
+		if err != nil {
+			return KeyInfo{}, fmt.Errorf("read the key %s: %w", id, err)
+		}
+		if err := f(r, time.Now().UTC().Truncate(time.Millisecond)); err != nil {
+			return KeyInfo{}, err
+		}
+		record := r.encode()
+		next, replaced, err := k.opts.Store.Replace(ctx, id, record, revision)
+		if err != nil {
+			return KeyInfo{}, storeFailed(err)
+		}
+		if replaced {
+			r.revision = next
+			k.publish(r, record)
+			return r.info(), nil
+		}
+	}
+	return KeyInfo{}, protocol.Errorf(protocol.CodeServiceUnavailable, "the key is being changed by others; try again").WithRetryAfter(time.Second)
+}
+
+// publish takes in a record that this node has written, and tells the others.
+// One that doesn't hear of it asks the store within Refresh.
+func (k *Keyring) publish(r *keyRecord, record []byte) {
+	k.put(r)
+	b, err := json.Marshal(announcement{r.id, r.revision, record})
+	if err == nil {
+		err = k.opts.Store.Announce(b)
+	}
+	if err != nil {
+		k.opts.Logger.Warn().Err(err).Str("key", r.id).Msg("a changed key could not be announced; the other nodes find it by themselves")
+	}
+}
+
+func noSuchKey(id string) error {
+	e := protocol.Errorf(protocol.CodeInvalidRequest, "there is no key %.40q", id)
+	e.Status, e.Title = 404, "Not Found"
+	return e
+}
+
+func storeFailed(err error) error {
+	return protocol.Errorf(protocol.CodeServiceUnavailable, "the store that keeps keys can't be written to now, so no key can be changed; those there are go on working").
+		WithRetryAfter(2 * time.Second).WithCause(err)
+}
+
+// maxSweep bounds the records that one sweep removes from the store.
+const maxSweep = 50
+
+// sweep forgets share tokens that have expired, whose records go by themselves,
+// and keys that ended long ago.
+func (k *Keyring) sweep(ctx context.Context) {
+	now := time.Now()
+	var old []*keyRecord
+	k.mu.Lock()
+	for id, r := range k.keys {
+		switch {
+		case r.Stream != "":
+			if over(r.Expires.Add(shareStays), now) {
+				delete(k.keys, id)
+				if k.shares[r.Tenant]--; k.shares[r.Tenant] <= 0 {
+					delete(k.shares, r.Tenant)
+				}
+			}
+		case len(old) < maxSweep && (!r.Revoked.IsZero() && over(r.Revoked.Add(k.opts.Keep), now) || !r.Expires.IsZero() && over(r.Expires.Add(k.opts.Keep), now)):
+			delete(k.keys, id)
+			old = append(old, r)
+		}
+	}
+	k.mu.Unlock()
+	for _, r := range old {
+		if err := k.opts.Store.Remove(ctx, r.id, r.revision); err != nil {
+			k.opts.Logger.Debug().Err(err).Str("key", r.id).Msg("a key that ended long ago could not be removed")
+		}
+	}
+}
+
+// cutBytes shortens a name for where it is part of another.
+func cutBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return protocol.SplitText(s, n)[0]
+}
