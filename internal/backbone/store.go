@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A store is the store once it is open: five JetStream streams, four of which
+// A store is the store once it is open: six JetStream streams, five of which
 // are laid out as buckets of keys.
 type store struct {
 	log      *part // athena_log, by stream
@@ -19,9 +19,12 @@ type store struct {
 	nodes    *part // epochs and leases
 	keys     *part // Idempotency-Keys
 	requests *part // requests of running jobs, by stream
+	secrets  *part // sealed keys of providers
 }
 
-func (s *store) parts() []*part { return []*part{s.log, s.running, s.nodes, s.keys, s.requests} }
+func (s *store) parts() []*part {
+	return []*part{s.log, s.running, s.nodes, s.keys, s.requests, s.secrets}
+}
 
 // A part is one of the store's streams.
 type part struct {
@@ -44,6 +47,7 @@ const (
 	nodesBucket    = "athena_nodes"
 	keysBucket     = "athena_keys"
 	requestsBucket = "athena_requests"
+	secretsBucket  = "athena_secrets"
 
 	bucketPrefix  = "KV_"
 	subjectPrefix = "$KV."
@@ -82,6 +86,7 @@ func (b *Backbone) openStore(ctx context.Context) (err error) {
 		{&s.nodes, nodesConfig()},
 		{&s.keys, keysConfig()},
 		{&s.requests, requestsConfig()},
+		{&s.secrets, secretsConfig()},
 	} {
 		if *p.at, err = b.openPart(ctx, p.config); err != nil {
 			return fmt.Errorf("open %s: %w", p.config.Name, known(err))

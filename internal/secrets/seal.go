@@ -82,7 +82,7 @@ func (s *Sealed) bound() []byte {
 		b = append(b, part...)
 	}
 	b = binary.BigEndian.AppendUint64(b, s.Version)
-	b = binary.BigEndian.AppendUint64(b, uint64(s.Weight))         //nolint:gosec // at least 1
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Weight))        //nolint:gosec // at least 1
 	return binary.BigEndian.AppendUint64(b, uint64(s.Set.Unix())) //nolint:gosec // a label only
 }
 
