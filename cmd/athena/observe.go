@@ -127,6 +127,7 @@ func (n *node) listProviders() []gateway.Provider {
 		if h, ok := health[p.Name]; ok {
 			d.Health = &h
 		}
+		d.Keys = n.keys.describe(p.Name, false)
 		list = append(list, d)
 	}
 	return list

@@ -47,6 +47,8 @@ type Provider struct {
 	Usage *ProviderUsage `json:"usage,omitempty"`
 	// StuckCalls have not returned though they were ended.
 	StuckCalls int `json:"stuck_calls,omitempty"`
+	// Keys are those that it is called with. None of them is told.
+	Keys []ProviderKey `json:"keys,omitempty"`
 	// Health is left out where nothing is known.
 	Health *ProviderHealth `json:"health,omitempty"`
 }

@@ -400,6 +400,18 @@ func (u Use) Failed(err *protocol.Error) bool {
 	return true
 }
 
+// Spent notes that nothing is left of the key's limits until then.
+func (u Use) Spent(until time.Time) {
+	if u.slot == nil {
+		return
+	}
+	u.ring.mu.Lock()
+	defer u.ring.mu.Unlock()
+	if s := u.slot; until.After(time.Now()) && (s.state == StateOK || s.state == StateLimited && until.After(s.until)) {
+		s.state, s.until = StateLimited, until
+	}
+}
+
 func (r *Ring) rest(s *slot, state State, err *protocol.Error) {
 	now := time.Now()
 	again := s.state == state && now.Before(s.until)

@@ -160,7 +160,7 @@ func (c *Client) openWith(ctx, ctx2 context.Context, cancel context.CancelFunc, 
 	if err != nil {
 		return nil, false, c.callError(ctx, err, h.text)
 	}
-	c.noteLimits(resp.Header)
+	c.noteLimits(resp.Header, h.use)
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	a = &answer{requestID: resp.Header.Get(c.dialect.RequestID), cancel: cancel}
 	switch {

@@ -208,12 +208,28 @@ func (c *Client) request(ctx context.Context, method, path, key string, body []b
 	return req, nil
 }
 
-func (c *Client) noteLimits(h http.Header) {
+// noteLimits keeps what an answer says of the limits. They are those of the
+// call's key: where nothing is left of them, and another key may be used, the
+// provider as a whole is not used up.
+func (c *Client) noteLimits(h http.Header, u secrets.Use) {
 	now := time.Now()
-	if l, ok := c.dialect.Limits(h, now); ok {
-		l.At = now
-		c.limits.Store(&l)
+	l, ok := c.dialect.Limits(h, now)
+	if !ok {
+		return
 	}
+	if c.keys.Len() > 1 {
+		if l.RequestsRemaining == 0 {
+			u.Spent(l.RequestsReset)
+		}
+		if l.TokensRemaining == 0 {
+			u.Spent(l.TokensReset)
+		}
+		if (l.RequestsRemaining == 0 || l.TokensRemaining == 0) && c.keys.Wait() == 0 {
+			return
+		}
+	}
+	l.At = now
+	c.limits.Store(&l)
 }
 
 // callError says why no answer came. key is the call's.

@@ -62,7 +62,7 @@ func (c *Client) socket(ctx context.Context, call Call, waits SocketWaits, h Hel
 		HTTPClient: &c.http, HTTPHeader: req.Header, CompressionMode: websocket.CompressionDisabled,
 	})
 	if resp != nil {
-		c.noteLimits(resp.Header)
+		c.noteLimits(resp.Header, h.use)
 	}
 	switch {
 	case err != nil && ctx.Err() == nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
