@@ -140,6 +140,9 @@ func (k *providerKeys) masters() (all []secrets.Master, err error) {
 func (k *providerKeys) close() {
 	k.stop()
 	k.done.Wait()
+	if k.vault != nil {
+		k.vault.Close()
+	}
 	for _, r := range k.rings {
 		r.Wipe()
 	}
@@ -243,6 +246,16 @@ func (k *providerKeys) describe(provider string, admin bool) []gateway.ProviderK
 		}
 	}
 	return keys
+}
+
+// lacks reports whether a provider can't be called for want of a key.
+func (k *providerKeys) lacks(provider string) bool {
+	for _, e := range k.entries() {
+		if h, ok := e.Provider.(providers.KeyHolder); ok && e.Provider.Name() == provider {
+			return !h.HasKey()
+		}
+	}
+	return false
 }
 
 // keyCheckTimeout bounds the check of a key that has just been set.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,8 +103,10 @@ type Change struct {
 
 // A Status is what is known of a key.
 type Status struct {
-	ID, Source string
-	Weight     int
+	ID string
+	// Source is what the source's name begins with, as far as a colon.
+	Source string
+	Weight int
 	// Tail is the key's last characters, for those who may administer it.
 	Tail  string
 	State State
@@ -462,7 +465,8 @@ func (r *Ring) Status() []Status {
 	now := time.Now()
 	all := make([]Status, len(r.slots))
 	for i, s := range r.slots {
-		all[i] = Status{ID: s.id, Source: s.source, Weight: s.weight, Tail: s.key.Tail(), State: s.state, Until: s.until,
+		kind, _, _ := strings.Cut(s.source, ":")
+		all[i] = Status{ID: s.id, Source: kind, Weight: s.weight, Tail: s.key.Tail(), State: s.state, Until: s.until,
 			Checked: s.checked, Err: s.err, Calls: s.calls, Rests: s.rests}
 		if s.fit(now) && s.state != StateRefused { // it is tried again with the next call
 			all[i].State, all[i].Until = StateOK, time.Time{}

@@ -89,6 +89,9 @@ func NewVault(o VaultOptions) (*Vault, error) {
 	return &Vault{o: o, client: client}, nil
 }
 
+// Close ends the connections. Nothing may be asked after.
+func (v *Vault) Close() { v.o.Client.CloseIdleConnections() }
+
 // bounded cuts answers that are longer than any of Vault's.
 type bounded struct{ http.RoundTripper }
 
