@@ -92,11 +92,19 @@ func NewVault(o VaultOptions) (*Vault, error) {
 // Close ends the connections. Nothing may be asked after.
 func (v *Vault) Close() { v.o.Client.CloseIdleConnections() }
 
-// bounded cuts answers that are longer than any of Vault's.
+// errRedirect is instead of a redirect.
+var errRedirect = errors.New("it answered with a redirect, which is not followed; give the address behind it")
+
+// bounded cuts answers that are longer than any of Vault's, and refuses those
+// that lead elsewhere.
 type bounded struct{ http.RoundTripper }
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := b.RoundTripper.RoundTrip(r)
+	if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		_ = resp.Body.Close() // it says nothing of interest
+		return nil, errRedirect
+	}
 	if err == nil {
 		resp.Body = struct {
 			io.Reader
@@ -113,11 +121,8 @@ func vaultError(what string, err error) error {
 		if !e.RawError && len(e.Errors) > 0 {
 			words = fmt.Sprintf(": %.200q", strings.Join(e.Errors, "; "))
 		}
-		switch {
-		case e.StatusCode == http.StatusServiceUnavailable:
+		if e.StatusCode == http.StatusServiceUnavailable {
 			words += " (it is sealed, or has no active node)"
-		case e.StatusCode >= 300 && e.StatusCode < 400:
-			words += " (a redirect, which is not followed: give the address behind it)"
 		}
 		return &vaultStatus{fmt.Sprintf("vault: %s: it answered %d%s", what, e.StatusCode, words), e.StatusCode}
 	}
