@@ -221,6 +221,21 @@ type KeyValidator interface {
 	ValidateKey(ctx context.Context, key string) error
 }
 
+// KeyHolder is implemented by providers whose keys may come and go while the
+// server runs.
+type KeyHolder interface {
+	// HasKey reports whether a call can be made at all. A provider for which it
+	// can't is left out where the caller has a choice.
+	HasKey() bool
+}
+
+// KeyChecker is implemented by providers with several keys.
+type KeyChecker interface {
+	// CheckKey asks the provider, by a call that costs nothing, whether it takes
+	// the key of this id (see secrets.Ring), and tells the ring what it says.
+	CheckKey(ctx context.Context, id string) error
+}
+
 // ModelLister is implemented by providers that can list their models.
 type ModelLister interface {
 	ListModels(ctx context.Context) ([]string, error)

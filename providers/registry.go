@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/athena-hub/athena/internal/secrets"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -21,6 +22,12 @@ type Config struct {
 	BaseURL string
 	// APIKey may be empty for servers that need none.
 	APIKey string
+	// Keys are what calls are made with in the place of APIKey, by turns, and
+	// may change at any time. nil for APIKey alone.
+	Keys *secrets.Ring
+	// NeedsKey says that the server is not to be called without a key: there are
+	// sources of keys, though none may have one at the moment.
+	NeedsKey bool
 	// Models are the ids to offer, the default first; the dialect's own where
 	// it is empty (see ModelGuesser).
 	Models []string

@@ -77,6 +77,12 @@ func (c *checkups) close() {
 
 // check asks one provider, and tells the log when the answer is another one.
 func (c *checkups) check(ctx context.Context, name string, checker providers.HealthChecker) {
+	if k, ok := checker.(providers.KeyHolder); ok && !k.HasKey() {
+		c.mu.Lock()
+		delete(c.last, name) // nobody has asked for it to work
+		c.mu.Unlock()
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	err := checker.Health(ctx)

@@ -39,6 +39,7 @@ type node struct {
 	feeds       *hub.Feeds
 	streams     *stream.Node
 	upstreams   *upstreams
+	keys        *providerKeys
 	checkups    *checkups
 	analyses    *analysis.Service
 	jobs        *jobs
@@ -66,6 +67,12 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	if n.upstreams, err = newUpstreams(cfg); err != nil {
 		return nil, err
 	}
+	keyLog := log.With().Str("part", "keys").Logger()
+	n.upstreams.told = keyChanged(keyLog)
+	if n.keys, err = openProviderKeys(ctx, cfg, n.upstreams, n.bus, keyLog); err != nil {
+		return nil, err
+	}
+	n.metrics.ObserveKeys(n.keys.keyGauges)
 	if err = n.upstreams.learnModels(ctx, log.With().Str("part", "providers").Logger()); err != nil {
 		return nil, err
 	}
@@ -208,7 +215,7 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	commands.Metadata = n.hub.Metadata
 	g, err := gateway.New(gateway.Options{
 		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
-		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:       n.log.With().Str("part", "http").Logger(),
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
 		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
@@ -296,6 +303,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.keyring != nil {
 		n.keyring.Close()
+	}
+	if n.keys != nil {
+		n.keys.close()
 	}
 	for _, stop := range []func(){n.stopStarts, n.stopTickets} {
 		if stop != nil {

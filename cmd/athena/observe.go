@@ -127,6 +127,7 @@ func (n *node) listProviders() []gateway.Provider {
 		if h, ok := health[p.Name]; ok {
 			d.Health = &h
 		}
+		d.Keys, d.NoKey = n.keys.describe(p.Name, false), n.keys.lacks(p.Name)
 		list = append(list, d)
 	}
 	return list

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/athena-hub/athena/internal/accounting"
@@ -8,6 +9,7 @@ import (
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/connections"
 	"github.com/athena-hub/athena/internal/resilience"
+	"github.com/athena-hub/athena/internal/secrets"
 	"github.com/athena-hub/athena/providers"
 	"github.com/athena-hub/athena/providers/claude"
 	"github.com/athena-hub/athena/providers/local"
@@ -35,15 +37,24 @@ type upstreams struct {
 	// guesses are what the entries were made from whose models are a guess, by
 	// their place among the entries: see learnModels.
 	guesses map[int]providers.Config
+	// rings are the keys of each provider that takes any, by its name.
+	rings map[string]*secrets.Ring
+	// told hears when a key begins to rest, and when it works again. It is set
+	// before the first call.
+	told func(secrets.Change)
 }
 
 // newUpstreams makes the configured providers. It calls none of them.
 func newUpstreams(cfg *config.Serve) (*upstreams, error) {
-	u := &upstreams{pools: make(map[string]*connections.Pool), guesses: make(map[int]providers.Config)}
+	u := &upstreams{pools: make(map[string]*connections.Pool), guesses: make(map[int]providers.Config),
+		rings: make(map[string]*secrets.Ring), told: func(secrets.Change) {}}
 	registry := dialects()
 	for _, p := range cfg.Providers {
-		pool := upstreamPool(p)
+		pool := upstreamPool(p, cfg.AllowMetadataAddresses)
 		c := providerConfig(p)
+		if err := u.addRing(p, &c); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
 		if pool != nil {
 			u.pools[p.Name] = pool
 			c.Client = pool.Client()
@@ -70,8 +81,36 @@ func (u *upstreams) close() {
 	}
 }
 
+// addRing gives c a ring with those keys of p that the configuration holds
+// itself.
+func (u *upstreams) addRing(p config.Provider, c *providers.Config) error {
+	if p.Connections == (config.Connections{}) {
+		return nil // it runs here
+	}
+	ring := secrets.NewRing(p.Name, func(change secrets.Change) { u.told(change) })
+	u.rings[p.Name] = ring
+	c.Keys, c.NeedsKey = ring, p.BaseURL == "" || len(p.Keys) > 0
+	own := p.Keys
+	if p.APIKey != "" {
+		own = append([]config.ProviderKey{{ID: "config:api_key", Weight: 1, Text: p.APIKey}}, own...)
+	}
+	for _, k := range own {
+		if k.Text == "" {
+			continue
+		}
+		key, err := secrets.NewKey([]byte(k.Text.Reveal()))
+		if err == nil {
+			err = ring.Set(k.ID, []secrets.Entry{{ID: k.ID, Weight: k.Weight, Key: key}})
+		}
+		if err != nil {
+			return fmt.Errorf("provider %s, key %s: %w", p.Name, k.ID, err)
+		}
+	}
+	return nil
+}
+
 // upstreamPool is for the connections to p; nil for one that needs none.
-func upstreamPool(p config.Provider) *connections.Pool {
+func upstreamPool(p config.Provider, metadata bool) *connections.Pool {
 	c := p.Connections
 	if c == (config.Connections{}) {
 		return nil
@@ -82,13 +121,14 @@ func upstreamPool(p config.Provider) *connections.Pool {
 	}
 	return connections.New(connections.Options{
 		Max: c.Max, Idle: idle, IdleTimeout: c.IdleTimeout, NoHTTP2: !c.HTTP2, ConnectTimeout: p.ConnectTimeout,
+		AllowMetadata: metadata,
 	})
 }
 
 // providerConfig is what a provider has to know of its entry.
 func providerConfig(p config.Provider) providers.Config {
 	c := providers.Config{
-		Name: p.Name, Dialect: p.Dialect, BaseURL: p.BaseURL, APIKey: p.APIKey.Reveal(), Headers: make(map[string]string, len(p.Headers)),
+		Name: p.Name, Dialect: p.Dialect, BaseURL: p.BaseURL, Headers: make(map[string]string, len(p.Headers)),
 		ModelInfo: make(map[string]providers.ModelInfo, len(p.Models)), Protocol: providers.Protocol(p.Protocol), Background: p.Background,
 		Features: providers.FeatureOverrides(p.Features),
 	}

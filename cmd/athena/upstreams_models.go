@@ -100,6 +100,8 @@ var (
 	_ providers.Prefiller     = (*unlisted)(nil)
 	_ providers.HealthChecker = (*unlisted)(nil)
 	_ providers.RateLimiter   = (*unlisted)(nil)
+	_ providers.KeyHolder     = (*unlisted)(nil)
+	_ providers.KeyChecker    = (*unlisted)(nil)
 )
 
 // list asks the server for its models, the best for a default first. There is
@@ -179,6 +181,20 @@ func (u *unlisted) Stream(ctx context.Context, req *providers.Request) (provider
 		err = explain(err, "", "; it has no list of models: if it doesn't have this one, "+nameModels)
 	}
 	return s, err
+}
+
+// HasKey implements providers.KeyHolder.
+func (u *unlisted) HasKey() bool {
+	h, ok := u.Provider.(providers.KeyHolder)
+	return !ok || h.HasKey()
+}
+
+// CheckKey implements providers.KeyChecker.
+func (u *unlisted) CheckKey(ctx context.Context, id string) error {
+	if c, ok := u.Provider.(providers.KeyChecker); ok {
+		return c.CheckKey(ctx, id)
+	}
+	return nil
 }
 
 // Prefill implements providers.Prefiller.

@@ -26,7 +26,7 @@ func (s *Service) plan(r *protocol.Request) (list []*target, fallback *target, e
 		list = []*target{t}
 	} else {
 		for _, c := range cs {
-			if t := c.target(r.Model); t != nil && !c.local() {
+			if t := c.target(r.Model); t != nil && !c.local() && c.hasKey() {
 				list = append(list, t)
 			}
 		}
@@ -34,7 +34,7 @@ func (s *Service) plan(r *protocol.Request) (list []*target, fallback *target, e
 			return nil, nil, protocol.Errorf(protocol.CodeInvalidRequest, `field "model" is %.60q; no provider has it: %s`, r.Model, models(cs))
 		}
 		if len(list) == 0 {
-			return []*target{cs[0].targets[0]}, nil, nil
+			return []*target{alone(cs)}, nil, nil
 		}
 		s.order(list, r)
 	}
@@ -46,6 +46,15 @@ func (s *Service) plan(r *protocol.Request) (list []*target, fallback *target, e
 		fallback = cs[i].targets[0]
 	}
 	return list, fallback, nil
+}
+
+// alone is who answers where no provider can be asked: the offline analyser, or
+// else the first of the others, which says what it lacks.
+func alone(cs []*candidate) *target {
+	if i := slices.IndexFunc(cs, (*candidate).local); i >= 0 {
+		return cs[i].targets[0]
+	}
+	return cs[0].targets[0]
 }
 
 // named returns the target that a request for one provider names.

@@ -40,6 +40,12 @@ type target struct {
 // local reports whether it analyses by itself, without a model.
 func (c *candidate) local() bool { return len(c.features.Models) == 0 }
 
+// hasKey reports whether it can be called at all.
+func (c *candidate) hasKey() bool {
+	h, ok := c.Provider.(providers.KeyHolder)
+	return !ok || h.HasKey()
+}
+
 // prefills reports whether t continues a beginning that it is given.
 func (t *target) prefills() bool {
 	if p, ok := t.Provider.(providers.Prefiller); ok {

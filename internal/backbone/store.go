@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A store is the store once it is open: six JetStream streams, five of which
+// A store is the store once it is open: seven JetStream streams, six of which
 // are laid out as buckets of keys.
 type store struct {
 	log         *part // athena_log, by stream
@@ -20,10 +20,11 @@ type store struct {
 	keys        *part // Idempotency-Keys
 	requests    *part // requests of running jobs, by stream
 	credentials *part // API keys, by id
+	secrets     *part // sealed keys of providers
 }
 
 func (s *store) parts() []*part {
-	return []*part{s.log, s.running, s.nodes, s.keys, s.requests, s.credentials}
+	return []*part{s.log, s.running, s.nodes, s.keys, s.requests, s.credentials, s.secrets}
 }
 
 // A part is one of the store's streams.
@@ -48,6 +49,7 @@ const (
 	keysBucket        = "athena_keys"
 	requestsBucket    = "athena_requests"
 	credentialsBucket = "athena_credentials"
+	secretsBucket     = "athena_secrets"
 
 	bucketPrefix  = "KV_"
 	subjectPrefix = "$KV."

@@ -45,6 +45,7 @@ func (s *Serve) problems() []problem {
 		fail("node", "%.80q is not 1 to 64 letters, digits, - and _", s.Node)
 	}
 	found = append(found, s.checkCluster()...)
+	found = append(found, s.checkSecrets()...)
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
 			fail("allowed_origin", "%s", err)
@@ -106,6 +107,9 @@ func (s *Serve) checkNumbers() []problem {
 		{"body_timeout", s.BodyTimeout, 100 * time.Millisecond, hour},
 		{"keep_alive", s.KeepAlive, time.Second, 24 * hour},
 		{"drain_timeout", s.DrainTimeout, 0, 24 * hour},
+		{"vault_timeout", s.VaultTimeout, 100 * time.Millisecond, time.Minute},
+		{"vault_interval", s.VaultInterval, time.Second, 24 * hour},
+		{"key_file_interval", s.KeyFileInterval, 100 * time.Millisecond, hour},
 		{"hedge_after", s.HedgeAfter, 0, hour},
 		{"health_interval", s.HealthInterval, 0, 24 * hour},
 		{"retry_backoff", s.RetryBackoff, time.Millisecond, hour},

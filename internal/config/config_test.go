@@ -65,6 +65,7 @@ func TestWithoutAnySettingTheDefaultsHold(t *testing.T) {
 		RetryBackoffMax: 10 * time.Second, RetryBudget: 0.2, RateLimitWait: 15 * time.Second, MinRateWindow: 10 * time.Second,
 		BreakerFailures: 5, BreakerWindow: 30 * time.Second, BreakerSlowAfter: time.Minute, BreakerBackoff: "exponential",
 		BreakerBase: time.Second, BreakerMax: 10 * time.Second, BreakerProbes: 1,
+		VaultTimeout: 5 * time.Second, VaultInterval: 30 * time.Second, KeyFileInterval: time.Second,
 		ProviderConcurrency: 20, ProviderQueue: 100, NetworkLimit: 50, CPULimit: 5, MemoryLimit: 3,
 		Providers: []config.Provider{usual(config.Provider{Name: "local", Dialect: "local", Priority: 1000})},
 	}
@@ -218,7 +219,7 @@ providers:
 		`line 4, key node: its items must be plain values`,
 		`line 5, key node: stands there twice`,
 		`line 7, key providers.Bad Name: a provider's name is lower-case letters, digits, ".", "_" and "-", and not "auto"`,
-		`line 9, key providers.mine.dialekt: is not known; known are dialect, base_url, api_key, api_key_env, headers, models, priority, weight, ` +
+		`line 9, key providers.mine.dialekt: is not known; known are dialect, base_url, api_key, api_key_env, api_key_file, keys, headers, models, priority, weight, ` +
 			`protocol, background, features, limits, hedge_after, timeouts, min_rate, connections`,
 		`line 10, key providers.mine.priority: must be a whole number`,
 		`line 11, key providers.mine.models.a: is not known; known are id, context_tokens, max_output_tokens, price`,

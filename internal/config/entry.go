@@ -21,6 +21,8 @@ type entry struct {
 	faulty bool
 
 	dialect, baseURL, apiKey, apiKeyEnv *string
+	apiKeyFile                          *string
+	keys                                []entryKey
 	headers                             map[string]Secret
 	models                              []Model
 	priority, weight                    *int64
@@ -74,7 +76,7 @@ func (p *parser) provider(name string, k, v *yaml.Node) {
 	e := entry{name: name, line: k.Line}
 	before := len(p.problems)
 	p.fields(path, v, []string{
-		"dialect", "base_url", "api_key", "api_key_env", "headers", "models", "priority", "weight", "protocol", "background",
+		"dialect", "base_url", "api_key", "api_key_env", "api_key_file", "keys", "headers", "models", "priority", "weight", "protocol", "background",
 		"features", "limits", "hedge_after", "timeouts", "min_rate", "connections",
 	}, fields{
 		"dialect":  into(p.text, &e.dialect),
@@ -87,6 +89,8 @@ func (p *parser) provider(name string, k, v *yaml.Node) {
 				e.apiKeyEnv = nil
 			}
 		},
+		"api_key_file": into(p.text, &e.apiKeyFile),
+		"keys":         func(key string, v *yaml.Node) { e.keys = p.keys(key, v) },
 		"headers": func(key string, v *yaml.Node) {
 			e.headers = make(map[string]Secret)
 			p.mapping(v, key+".", func(name string, _, v *yaml.Node) {

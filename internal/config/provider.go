@@ -13,6 +13,11 @@ type Provider struct {
 	BaseURL string
 	// APIKey is empty for servers that need none.
 	APIKey Secret
+	// Keys are further keys, which calls take turns with.
+	Keys []ProviderKey
+	// StoredKeys says that there can be keys beside those of the configuration:
+	// those that are set while the server runs.
+	StoredKeys bool
 	// Headers are sent with each call. They may hold credentials.
 	Headers map[string]Secret
 	// Models are the models to offer, the default first; empty for the

@@ -63,7 +63,7 @@ func resolveProviders(s *Serve, f file, env map[string]string) ([]Provider, erro
 		names[e.name] = true
 	}
 	for name, p := range presets {
-		if env[p.keyVar] != "" || env[p.urlVar] != "" {
+		if env[p.keyVar] != "" || env[p.urlVar] != "" || s.StoresKeys() {
 			names[name] = true
 		}
 	}
@@ -87,6 +87,7 @@ func resolveProviders(s *Serve, f file, env map[string]string) ([]Provider, erro
 		}
 		switch {
 		case p.Dialect != dialectLocal:
+			p.StoredKeys = s.StoresKeys()
 			p.settleConnections(e)
 		case e.concurrency == nil:
 			p.Concurrency = s.CPULimit // no more can run
@@ -95,7 +96,7 @@ func resolveProviders(s *Serve, f file, env map[string]string) ([]Provider, erro
 			localLast = e.priority == nil
 		}
 		if !e.faulty { // else it is not known what it would have been
-			for _, err := range p.check() {
+			for _, err := range append(p.check(), s.checkKeys(&p)...) {
 				errs = append(errs, fmt.Errorf("%s: %w", where, err))
 			}
 		}
@@ -163,6 +164,9 @@ func (e *entry) override(p *Provider, env map[string]string) error {
 	giveInt(&p.Connections.Idle, e.idleConnections)
 	give(&p.Connections.IdleTimeout, e.connectionIdle)
 	give(&p.Connections.HTTP2, e.http2)
+	if err := e.overrideKeys(p, env); err != nil {
+		return err
+	}
 	if e.apiKeyEnv != nil {
 		v, ok := env[*e.apiKeyEnv]
 		if !ok {
@@ -199,7 +203,7 @@ func (p *Provider) check() []error {
 		return errs
 	}
 	if p.Dialect == dialectLocal {
-		if p.BaseURL != "" || p.APIKey != "" || p.Headers != nil || p.Protocol != "" || p.Background || p.Connections != (Connections{}) {
+		if p.BaseURL != "" || p.APIKey != "" || p.Keys != nil || p.Headers != nil || p.Protocol != "" || p.Background || p.Connections != (Connections{}) {
 			fail("the dialect local runs in the server; it takes no base_url, api_key, headers, protocol, background and connections")
 		}
 		return errs
@@ -215,7 +219,7 @@ func (p *Provider) check() []error {
 			fail("base_url must end with its path, without ? and #")
 		}
 	}
-	if p.BaseURL == "" && p.APIKey == "" {
+	if p.BaseURL == "" && p.APIKey == "" && p.Keys == nil && !p.StoredKeys {
 		fail("has no key; give api_key or api_key_env, or the base_url of a server that needs none")
 	}
 	if strings.ContainsFunc(p.APIKey.Reveal(), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {

@@ -107,6 +107,24 @@ type Serve struct {
 	TenantRequestsPerMinute int64 `group:"Limits" default:"0" help:"Calls of providers that each tenant may cause in a minute. 0 sets no limit."`
 	TenantTokensPerMinute   int64 `group:"Limits" default:"0" help:"Tokens that each tenant may use in a minute. 0 sets no limit."`
 
+	MasterKey              Secret        `group:"Provider keys" placeholder:"KEY" help:"Key that seals the provider keys that are set while the server runs: 32 random bytes in base64 or hexadecimal. Several with commas between: the first seals, all open. Without it, and without the next two, no keys can be set. Prefer the variable or --master-key-file."`
+	MasterKeyFile          string        `group:"Provider keys" placeholder:"FILE" help:"File of such keys, one a line; lines that begin with # are comments."`
+	MasterKeyTransit       string        `group:"Provider keys" placeholder:"MOUNT/NAME" help:"Key of Vault's transit engine that seals instead, such as transit/athena. Keys of the two settings before still open."`
+	VaultAddr              string        `group:"Provider keys" placeholder:"URL" help:"HashiCorp Vault, for keys of the configuration file that are kept there, and for --master-key-transit."`
+	VaultToken             Secret        `group:"Provider keys" placeholder:"TOKEN" help:"Token for Vault. Prefer the variable or --vault-token-file."`
+	VaultTokenFile         string        `group:"Provider keys" placeholder:"FILE" help:"File with the token, such as a Vault agent writes. It is read again for each login."`
+	VaultRoleID            string        `name:"vault-role-id" group:"Provider keys" placeholder:"ID" help:"AppRole to log in to Vault with."`
+	VaultSecretID          Secret        `name:"vault-secret-id" group:"Provider keys" placeholder:"ID" help:"The AppRole's secret id. Prefer the variable or --vault-secret-id-file."`
+	VaultSecretIDFile      string        `name:"vault-secret-id-file" group:"Provider keys" placeholder:"FILE" help:"File with the secret id."`
+	VaultKubernetesRole    string        `group:"Provider keys" placeholder:"ROLE" help:"Role to log in to Vault with by the pod's service account."`
+	VaultAuthMount         string        `group:"Provider keys" placeholder:"PATH" help:"Where the login is mounted in Vault. Default: approle or kubernetes."`
+	VaultNamespace         string        `group:"Provider keys" placeholder:"NAME" help:"Vault's namespace."`
+	VaultCA                string        `name:"vault-ca" group:"Provider keys" placeholder:"FILE" help:"Certificate authority of Vault, in PEM, where it is not one of the system's."`
+	VaultTimeout           time.Duration `group:"Provider keys" default:"5s" help:"How long one answer of Vault may take."`
+	VaultInterval          time.Duration `group:"Provider keys" default:"30s" help:"How often keys are read from Vault again."`
+	KeyFileInterval        time.Duration `group:"Provider keys" default:"1s" help:"How often the files of provider keys are looked at for changes."`
+	AllowMetadataAddresses bool          `group:"Provider keys" help:"Let providers and Vault have link-local addresses, where clouds serve the credentials of their machines. Without it these are never connected to, whatever a name resolves to."`
+
 	ReadHeaderTimeout time.Duration `group:"HTTP" default:"10s" help:"How long a client may take to send a request's headers."`
 	BodyTimeout       time.Duration `group:"HTTP" default:"30s" help:"How long a client may take to send a request's body."`
 	KeepAlive         time.Duration `group:"HTTP" default:"2m" help:"How long a connection without a request is kept open."`

@@ -53,6 +53,8 @@ type Options struct {
 	// ConnectTimeout bounds the handshakes of TCP and of TLS, each;
 	// DefaultConnectTimeout by default.
 	ConnectTimeout time.Duration
+	// AllowMetadata lets names lead to link-local addresses: see Guard.
+	AllowMetadata bool
 	// NoHTTP2 speaks HTTP/1.1 with everybody.
 	NoHTTP2 bool
 }
@@ -85,6 +87,9 @@ func New(o Options) *Pool {
 	connect := cmp.Or(o.ConnectTimeout, DefaultConnectTimeout)
 	dialer := &net.Dialer{Timeout: connect, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: probeAfter, Interval: probeInterval, Count: probes}}
+	if !o.AllowMetadata {
+		dialer.Control = Guard
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(!o.NoHTTP2)

@@ -74,6 +74,9 @@ type Options struct {
 	Origins  *Origins
 	// Providers answers GET /v1/providers.
 	Providers func() []Provider
+	// ProviderKeys answers what is below /v1/providers/{name}/keys; nil for
+	// nothing.
+	ProviderKeys ProviderKeys
 	// Ready reports why the node can't take requests; nil if it can. It may
 	// take a while, and is asked at most once a second.
 	Ready func(ctx context.Context) error
@@ -195,6 +198,9 @@ func New(o Options) (*Gateway, error) {
 	if o.Keys != nil {
 		g.mountKeys(private)
 	}
+	if o.ProviderKeys != nil {
+		g.mountProviderKeys(private)
+	}
 	if o.MetricsHandler != nil {
 		private("GET /metrics", false, needs(auth.ScopeAdmin, o.MetricsHandler.ServeHTTP))
 	}
@@ -235,7 +241,7 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request) {
 	h, pattern := g.mux.Handler(r)
 	if pattern != "" {
 		exchangeOf(r).route = pattern
-		if r.Method != http.MethodPost && hasBody(r) {
+		if r.Method != http.MethodPost && r.Method != http.MethodPut && hasBody(r) {
 			// Unread, it would keep net/http from noticing that the client of a
 			// stream has gone.
 			g.fail(w, r, protocol.Errorf(protocol.CodeInvalidRequest, "a %.20q request has no body here", r.Method))

@@ -47,6 +47,10 @@ type Provider struct {
 	Usage *ProviderUsage `json:"usage,omitempty"`
 	// StuckCalls have not returned though they were ended.
 	StuckCalls int `json:"stuck_calls,omitempty"`
+	// NoKey says that it can't be called until a key of it is set.
+	NoKey bool `json:"no_key,omitempty"`
+	// Keys are those that it is called with. None of them is told.
+	Keys []ProviderKey `json:"keys,omitempty"`
 	// Health is left out where nothing is known.
 	Health *ProviderHealth `json:"health,omitempty"`
 }
@@ -60,7 +64,7 @@ const (
 	// ProviderDegraded: a breaker is not closed, calls wait for a place, or the
 	// provider asked to be left alone for a while.
 	ProviderDegraded ProviderState = "degraded"
-	// ProviderDown: all its breakers are open.
+	// ProviderDown: all its breakers are open, or it has no key.
 	ProviderDown ProviderState = "down"
 )
 
@@ -230,7 +234,7 @@ func (p *Provider) state(now time.Time) ProviderState {
 		}
 	}
 	switch {
-	case open > 0 && open == len(p.ModelInfo):
+	case p.NoKey, open > 0 && open == len(p.ModelInfo):
 		return ProviderDown
 	case notClosed > 0, p.Bulkhead != nil && p.Bulkhead.Queued > 0, p.PausedUntil.After(now):
 		return ProviderDegraded

@@ -149,7 +149,7 @@ func TestAllowedSitesGetTheirHeaders(t *testing.T) {
 	for _, origin := range []string{"https://app.example.com", "https://a.b.example.org"} {
 		a := n.do("OPTIONS", "/v1/analyses", "", "Origin", origin, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization")
 		if a.status != 204 || a.header.Get("Access-Control-Allow-Origin") != origin || !strings.Contains(a.header.Get("Access-Control-Allow-Headers"), "Authorization") ||
-			a.header.Get("Access-Control-Allow-Methods") != "GET, POST, DELETE" || a.header.Get("Access-Control-Allow-Credentials") != "" {
+			a.header.Get("Access-Control-Allow-Methods") != "GET, POST, PUT, DELETE" || a.header.Get("Access-Control-Allow-Credentials") != "" {
 			t.Errorf("preflight of %s: %d %v", origin, a.status, a.header)
 		}
 		a = n.do("POST", "/v1/analyses", `{"code":"x"}`, append(key, "Origin", origin, "Sec-Fetch-Site", "cross-site")...)

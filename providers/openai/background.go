@@ -44,6 +44,7 @@ const maxRetryAfter = 30 * time.Second
 func (r *responses) background(ctx context.Context, call upstream.Call) (s providers.Stream, other bool, err error) {
 	ctx2, cancel := context.WithCancel(ctx)
 	b := &background{r: r, caller: ctx, ctx: ctx2, cancel: cancel, call: call, last: -1, fresh: true}
+	call.Held = &b.held
 	var requestID string
 	if call.Whole {
 		b.told, other, err = r.client.TryJSON(ctx, call)
@@ -65,7 +66,7 @@ func (r *responses) background(ctx context.Context, call upstream.Call) (s provi
 			b.note(gjson.GetBytes(ev.Data, "response.id").String(), "")
 		}
 	}
-	return r.client.Answer(ctx, cancel, requestID, b, call.Decoder), false, nil
+	return r.client.Answer(ctx, cancel, requestID, b, call.Decoder, b.held), false, nil
 }
 
 // background is the upstream.Source of an answer that the vendor makes in the
@@ -80,6 +81,7 @@ type background struct {
 	ctx    context.Context // of all calls but the last
 	cancel context.CancelFunc
 	call   upstream.Call
+	held   upstream.Held // the key that the answer was asked for with
 
 	// Owned by the goroutine that calls Next.
 	told   []byte  // a snapshot to give before anything else
@@ -254,7 +256,7 @@ func (b *background) resume(cause error) error {
 // question is a call for what there is of the answer.
 func (b *background) question() upstream.Call {
 	return upstream.Call{Method: http.MethodGet, Path: responsesPath + "/" + url.PathEscape(b.responseID()), Model: b.call.Model,
-		Limit: upstream.MaxWholeBytes, Whole: true}
+		Limit: upstream.MaxWholeBytes, Whole: true, Held: &b.held}
 }
 
 // retryAfter is how long the provider asks to wait; e may be nil.
@@ -336,6 +338,6 @@ func (b *background) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.caller), b.r.times.Cancel)
 	defer cancel()
-	_, err := b.r.client.JSON(ctx, upstream.Call{Path: responsesPath + "/" + url.PathEscape(id) + "/cancel", Model: b.call.Model})
+	_, err := b.r.client.JSON(ctx, upstream.Call{Path: responsesPath + "/" + url.PathEscape(id) + "/cancel", Model: b.call.Model, Held: &b.held})
 	return err
 }

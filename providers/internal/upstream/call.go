@@ -37,6 +37,10 @@ type Call struct {
 	// InOnePiece, where it is not nil, is called when such an answer is waited
 	// for (see providers.Request).
 	InOnePiece func()
+	// Held, where it is not nil, ties calls to one key: the first that is made
+	// with it keeps its key there, and the others use that, whatever becomes of
+	// it. What a vendor stores is there only for the account that asked.
+	Held *Held
 	// Limit bounds an event in bytes; MaxEventBytes where it is 0. A whole
 	// answer is bounded by MaxWholeBytes.
 	Limit int
@@ -73,13 +77,14 @@ func (c *Client) TryStream(ctx context.Context, call Call) (s providers.Stream, 
 		cancel()
 		return nil, refused, err
 	}
-	return c.Answer(ctx, cancel, a.requestID, a, call.Decoder), false, nil
+	return c.Answer(ctx, cancel, a.requestID, a, call.Decoder, a.held), false, nil
 }
 
 // Answer returns the answer that events and d make: a Stream whose errors tell
-// no secret. Ending ctx or calling cancel must make events end.
-func (c *Client) Answer(ctx context.Context, cancel context.CancelFunc, requestID string, events Source, d Decoder) *Stream {
-	return NewSourceStream(ctx, cancel, c.name, requestID, events, &scrubbing{d, c.secrets})
+// no secret, h's key included, and which h's key is judged by. Ending ctx or
+// calling cancel must make events end.
+func (c *Client) Answer(ctx context.Context, cancel context.CancelFunc, requestID string, events Source, d Decoder, h Held) *Stream {
+	return NewSourceStream(ctx, cancel, c.name, requestID, events, &scrubbing{d, c.hidden(h.text), h})
 }
 
 // Open sends call and returns the events of its answer once its headers have
@@ -99,6 +104,7 @@ type answer struct {
 	Source
 	requestID string
 	cancel    context.CancelFunc
+	held      Held
 }
 
 // Close breaks off what is still to come; a body that was read to its end
@@ -108,13 +114,30 @@ func (a *answer) Close() error {
 	return a.Source.Close()
 }
 
-// open makes the call in ctx2, which cancel ends, for the caller's ctx.
+// open makes the call in ctx2, which cancel ends, for the caller's ctx: with one
+// key after the other, as long as they are refused. No answer has begun then.
 func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call Call) (a *answer, refused bool, err error) {
+	h, err := c.try(call.Held, func(h Held) error {
+		a, refused, err = c.openWith(ctx, ctx2, cancel, call, h)
+		if err != nil && ctx2.Err() != nil {
+			return final{err}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, refused, err
+	}
+	a.held = h
+	return a, false, nil
+}
+
+// openWith is open with one key.
+func (c *Client) openWith(ctx, ctx2 context.Context, cancel context.CancelFunc, call Call, h Held) (a *answer, refused bool, err error) {
 	method := call.Method
 	if method == "" {
 		method = http.MethodPost
 	}
-	req, err := c.request(ctx2, method, call.Path, c.key, call.Body)
+	req, err := c.request(ctx2, method, call.Path, h.text, call.Body)
 	if err != nil {
 		return nil, false, err
 	}
@@ -135,9 +158,9 @@ func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, false, c.callError(ctx, err)
+		return nil, false, c.callError(ctx, err, h.text)
 	}
-	c.noteLimits(resp.Header)
+	c.noteLimits(resp.Header, h.use)
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	a = &answer{requestID: resp.Header.Get(c.dialect.RequestID), cancel: cancel}
 	switch {
@@ -153,14 +176,14 @@ func (c *Client) open(ctx, ctx2 context.Context, cancel context.CancelFunc, call
 		data, rest, err := peek(resp.Body)
 		if err != nil {
 			_ = resp.Body.Close() // it is broken
-			return nil, false, c.callError(ctx, err)
+			return nil, false, c.callError(ctx, err, h.text)
 		}
 		if resp.Body = rest; protocol.ValidJSON(data) && gjson.GetBytes(data, call.WholeHas).Exists() {
 			a.Source = &wholeBody{body: resp.Body}
 			return a, false, nil
 		}
 	}
-	err, failure := c.answerError(ctx, cancel, resp, call.Model)
+	err, failure := c.answerError(ctx, cancel, resp, call.Model, h.text)
 	refused = failure.RefusesWay() || !call.Whole && resp.StatusCode == http.StatusOK && kind == "application/json" && !failure.Said()
 	return nil, refused, err
 }
@@ -224,7 +247,7 @@ func (c *Client) TryJSON(ctx context.Context, call Call) (data []byte, refused b
 	case errors.Is(err, ErrEventTooLong), err == io.EOF: //nolint:errorlint // an empty body, and not a broken connection
 		return nil, false, protocol.Errorf(protocol.CodeInvalidResponse, "the provider's answer is empty or too large").WithProvider(c.name)
 	case err != nil:
-		return nil, false, c.callError(ctx, err)
+		return nil, false, c.callError(ctx, err, a.held.text)
 	}
 	if fail := wellFormed(ev.Data); fail != nil {
 		return nil, false, fail.WithProvider(c.name)

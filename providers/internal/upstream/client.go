@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/athena-hub/athena/internal/secrets"
 	"github.com/athena-hub/athena/protocol"
 	"github.com/athena-hub/athena/providers"
 )
@@ -56,9 +57,11 @@ type Client struct {
 	name    string
 	dialect Dialect
 	base    *url.URL
-	key     string
-	header  http.Header
-	// secrets must not stand in any error.
+	keys    *secrets.Ring
+	// needsKey says that no call is made without a key.
+	needsKey bool
+	header   http.Header
+	// secrets must not stand in any error, beside the key of the call.
 	secrets []string
 	http    http.Client
 	limits  atomic.Pointer[providers.RateLimits]
@@ -67,7 +70,7 @@ type Client struct {
 // NewClient returns a client for the provider that cfg describes. Its errors
 // name the field of cfg that is wrong, and don't repeat what may be secret.
 func NewClient(cfg providers.Config, d Dialect) (*Client, error) {
-	c := &Client{name: cfg.Name, dialect: d, key: strings.TrimSpace(cfg.APIKey), header: d.Header.Clone()}
+	c := &Client{name: cfg.Name, dialect: d, keys: cfg.Keys, needsKey: cfg.NeedsKey, header: d.Header.Clone()}
 	if c.name == "" {
 		c.name = d.Name
 	}
@@ -88,8 +91,8 @@ func NewClient(cfg providers.Config, d Dialect) (*Client, error) {
 	base.Path = d.Path(strings.TrimRight(base.Path, "/"))
 	base.RawPath = ""
 	c.base = base
-	if strings.ContainsFunc(c.key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return nil, errors.New("api_key contains a space or another character that no key has")
+	if err := c.ownKeys(strings.TrimSpace(cfg.APIKey)); err != nil {
+		return nil, err
 	}
 	if c.header == nil {
 		c.header = make(http.Header)
@@ -103,7 +106,6 @@ func NewClient(cfg providers.Config, d Dialect) (*Client, error) {
 		c.header.Set(name, value)
 		c.addSecret(value)
 	}
-	c.addSecret(c.key)
 	for _, values := range base.Query() {
 		for _, v := range values {
 			c.addSecret(v)
@@ -144,17 +146,6 @@ func (c *Client) RateLimits() (providers.RateLimits, bool) {
 		return *l, true
 	}
 	return providers.RateLimits{}, false
-}
-
-// ListModels implements providers.ModelLister for a list in the form that both
-// dialects have.
-func (c *Client) ListModels(ctx context.Context) ([]string, error) { return c.models(ctx, c.key) }
-
-// Health implements providers.HealthChecker: the list of models costs nothing,
-// and needs the key.
-func (c *Client) Health(ctx context.Context) error {
-	_, err := c.models(ctx, c.key)
-	return err
 }
 
 // ValidateKey implements providers.KeyValidator.
@@ -217,16 +208,32 @@ func (c *Client) request(ctx context.Context, method, path, key string, body []b
 	return req, nil
 }
 
-func (c *Client) noteLimits(h http.Header) {
+// noteLimits keeps what an answer says of the limits. They are those of the
+// call's key: where nothing is left of them, and another key may be used, the
+// provider as a whole is not used up.
+func (c *Client) noteLimits(h http.Header, u secrets.Use) {
 	now := time.Now()
-	if l, ok := c.dialect.Limits(h, now); ok {
-		l.At = now
-		c.limits.Store(&l)
+	l, ok := c.dialect.Limits(h, now)
+	if !ok {
+		return
 	}
+	if c.keys.Len() > 1 {
+		if l.RequestsRemaining == 0 {
+			u.Spent(l.RequestsReset)
+		}
+		if l.TokensRemaining == 0 {
+			u.Spent(l.TokensReset)
+		}
+		if (l.RequestsRemaining == 0 || l.TokensRemaining == 0) && c.keys.Wait() == 0 {
+			return
+		}
+	}
+	l.At = now
+	c.limits.Store(&l)
 }
 
-// callError says why no answer came. secret is a key other than the client's.
-func (c *Client) callError(ctx context.Context, err error, secret ...string) error {
+// callError says why no answer came. key is the call's.
+func (c *Client) callError(ctx context.Context, err error, key string) error {
 	if ctx.Err() != nil {
 		return contextError(ctx).WithProvider(c.name)
 	}
@@ -235,13 +242,13 @@ func (c *Client) callError(ctx context.Context, err error, secret ...string) err
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		code, what = protocol.CodeTimeout, "the provider did not answer in time"
 	}
-	return c.scrub(protocol.Errorf(code, what+": %w", err), secret...)
+	return c.scrub(protocol.Errorf(code, what+": %w", err), key)
 }
 
 // answerError reads an answer that is not what was asked for and says what it
 // means. It closes the answer. failure is what the provider said, for what else
 // its words may mean.
-func (c *Client) answerError(ctx context.Context, cancel context.CancelFunc, resp *http.Response, model string, secret ...string) (err error, failure Failure) { //nolint:revive,staticcheck // the error is what counts
+func (c *Client) answerError(ctx context.Context, cancel context.CancelFunc, resp *http.Response, model string, key string) (err error, failure Failure) { //nolint:revive,staticcheck // the error is what counts
 	defer func() { _ = resp.Body.Close() }()
 	late := time.AfterFunc(errorWait, cancel)
 	defer late.Stop()
@@ -274,33 +281,11 @@ func (c *Client) answerError(ctx context.Context, cancel context.CancelFunc, res
 	if wait := retryAfter(resp.Header, time.Now()); wait > 0 && e.Retryable {
 		e = e.WithRetryAfter(wait)
 	}
-	return c.scrub(e, secret...), failure
+	return c.scrub(e, key), failure
 }
 
-func (c *Client) scrub(e *protocol.Error, secret ...string) *protocol.Error {
+func (c *Client) scrub(e *protocol.Error, key string) *protocol.Error {
 	e = e.WithProvider(c.name)
-	secrets := c.secrets
-	for _, s := range secret {
-		if s != "" {
-			secrets = append(slices.Clone(secrets), s)
-		}
-	}
-	e.Detail = scrub(e.Detail, secrets)
+	e.Detail = scrub(e.Detail, c.hidden(key))
 	return e
-}
-
-// scrubbing is a Decoder whose errors tell no secret.
-type scrubbing struct {
-	Decoder
-	secrets []string
-}
-
-func (d *scrubbing) Decode(ev Event, out []providers.Chunk) ([]providers.Chunk, Mark, *protocol.Error) {
-	out, mark, err := d.Decoder.Decode(ev, out)
-	if err != nil {
-		c := *err
-		c.Detail = scrub(c.Detail, d.secrets)
-		err = &c
-	}
-	return out, mark, err
 }

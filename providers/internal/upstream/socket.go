@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/tidwall/gjson"
 
+	"github.com/athena-hub/athena/internal/secrets"
 	"github.com/athena-hub/athena/protocol"
 	"github.com/athena-hub/athena/providers"
 )
@@ -33,8 +35,23 @@ type SocketWaits struct {
 // be had: the handshake was refused without a provider's reason, the connection
 // failed, no message came in time, or the first one says so. Ending ctx closes
 // the connection.
+//
+// A key that is refused, in the handshake or by the first message, is followed
+// by the next one.
 func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s providers.Stream, other bool, err error) {
-	req, err := c.request(ctx, http.MethodGet, call.Path, c.key, nil)
+	_, err = c.try(call.Held, func(h Held) error {
+		s, other, err = c.socket(ctx, call, waits, h)
+		return err
+	})
+	if err != nil {
+		return nil, other, err
+	}
+	return s, false, nil
+}
+
+// socket is Socket with one key.
+func (c *Client) socket(ctx context.Context, call Call, waits SocketWaits, h Held) (s providers.Stream, other bool, err error) {
+	req, err := c.request(ctx, http.MethodGet, call.Path, h.text, nil)
 	if err != nil {
 		return nil, false, err
 	}
@@ -45,14 +62,14 @@ func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s pr
 		HTTPClient: &c.http, HTTPHeader: req.Header, CompressionMode: websocket.CompressionDisabled,
 	})
 	if resp != nil {
-		c.noteLimits(resp.Header)
+		c.noteLimits(resp.Header, h.use)
 	}
 	switch {
 	case err != nil && ctx.Err() == nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
-		err, failure := c.answerError(ctx, stop, resp, call.Model)
+		err, failure := c.answerError(ctx, stop, resp, call.Model, h.text)
 		return nil, !failure.ofProvider(), err
 	case err != nil:
-		return nil, ctx.Err() == nil, c.callError(ctx, err)
+		return nil, ctx.Err() == nil, c.callError(ctx, err, h.text)
 	}
 	conn.SetReadLimit(int64(call.limit()))
 	ctx2, cancel := context.WithCancel(ctx)
@@ -61,7 +78,7 @@ func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s pr
 	fail := func(err error) (providers.Stream, bool, error) {
 		cancel()
 		_ = sock.Close() // it has failed already
-		return nil, ctx.Err() == nil, c.callError(ctx, err)
+		return nil, ctx.Err() == nil, c.callError(ctx, err, h.text)
 	}
 	inTime := func() bool { return true }
 	if waits.First > 0 {
@@ -77,13 +94,16 @@ func (c *Client) Socket(ctx context.Context, call Call, waits SocketWaits) (s pr
 		return fail(err)
 	}
 	if protocol.ValidJSON(sock.first.Data) {
-		if failure := ParseFailure(0, sock.first.Data); failure.RefusesWay() {
+		failure := ParseFailure(0, sock.first.Data)
+		said := failure.Error(call.Model)
+		keys := gjson.GetBytes(sock.first.Data, "type").Str == "error" && secrets.KeyFault(said.Code) && h.more
+		if failure.RefusesWay() || keys {
 			cancel()
 			_ = sock.Close() // nothing else comes
-			return nil, true, c.scrub(failure.Error(call.Model))
+			return nil, !keys, c.scrub(said, h.text)
 		}
 	}
-	stream := c.Answer(ctx, cancel, resp.Header.Get(c.dialect.RequestID), sock, call.Decoder)
+	stream := c.Answer(ctx, cancel, resp.Header.Get(c.dialect.RequestID), sock, call.Decoder, h)
 	stream.abrupt = true
 	return stream, false, nil
 }

@@ -1,0 +1,35 @@
+package connections
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+)
+
+// ErrMetadata is in the tree of the error for a connection that Guard refused.
+var ErrMetadata = errors.New("the address is one at which clouds serve the credentials of their machines")
+
+// metadata are the addresses of such services beside the link-local ones, which
+// are AWS's, Azure's, Google's and most others': AWS's over IPv6, and Alibaba's.
+var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200")}
+
+// Guard is a net.Dialer's Control that refuses such addresses (CWE-918). It sees
+// what a name was resolved to, so that neither a name nor a change of what it
+// resolves to gets around it; what a proxy connects to is the proxy's affair.
+func Guard(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", address, err)
+	}
+	ip := at.Addr().Unmap().WithZone("")
+	if ip.IsLinkLocalUnicast() {
+		return ErrMetadata
+	}
+	for _, m := range metadata {
+		if ip == m {
+			return ErrMetadata
+		}
+	}
+	return nil
+}
