@@ -45,6 +45,7 @@ func (s *Serve) problems() []problem {
 		fail("node", "%.80q is not 1 to 64 letters, digits, - and _", s.Node)
 	}
 	found = append(found, s.checkCluster()...)
+	found = append(found, s.checkEdge()...)
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
 			fail("allowed_origin", "%s", err)
