@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/athena-hub/athena/internal/audit"
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/protocol"
 )
@@ -65,6 +66,9 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		g.fail(w, r, err)
 		return
+	}
+	if g.opts.Audit.RecordsCode() {
+		exchangeOf(r).code = req.Code
 	}
 	id, created, err := g.opts.Analyses.Start(r.Context(), req, StartOptions{IdempotencyKey: key, RequestID: RequestID(r.Context()), Owner: owner(r.Context())})
 	if err != nil {
@@ -194,7 +198,8 @@ func pathID(r *http.Request) (string, error) {
 // readBody reads the whole body, whose limit and deadline bodyGuard has set.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, protocol.Errorf(protocol.CodeInvalidRequest, "Content-Encoding %.40q is not understood; send the body as it is", enc)
+		// A few kilobytes of it could be gigabytes (CWE-409).
+		return nil, withStatus(protocol.Errorf(protocol.CodeInvalidRequest, "Content-Encoding %.40q is not understood; send the body as it is", enc), http.StatusUnsupportedMediaType)
 	}
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -225,20 +230,28 @@ type Commands struct {
 	// told; nil if Analyses tells. It is usually the hub's, which needs the
 	// Commands first: set it before the server starts.
 	Metadata func(ctx context.Context, id string) (protocol.Metadata, error)
+	// Audit records the commands; nil for nowhere.
+	Audit *audit.Log
 }
 
 // Analyze starts an analysis.
 func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, err error) {
+	code := ""
+	defer func() { c.record(ctx, protocol.CommandAnalyze, stream, code, err) }()
 	req, err := protocol.ParseRequest(request)
 	if err != nil {
 		return "", err
+	}
+	if c.Audit.RecordsCode() {
+		code = req.Code
 	}
 	id, _, err := c.Analyses.Start(ctx, req, StartOptions{RequestID: RequestID(ctx), Owner: owner(ctx)})
 	return id, err
 }
 
 // Cancel ends one.
-func (c *Commands) Cancel(ctx context.Context, stream string) error {
+func (c *Commands) Cancel(ctx context.Context, stream string) (err error) {
+	defer func() { c.record(ctx, protocol.CommandCancel, stream, "", err) }()
 	if !protocol.ValidStreamID(stream) {
 		return protocol.Errorf(protocol.CodeStreamNotFound, "%.60q is not the id of a stream", stream)
 	}
@@ -252,7 +265,8 @@ func (c *Commands) Cancel(ctx context.Context, stream string) error {
 
 // Authenticate checks a fresh token, which must be the same caller's: what the
 // connection already watches was allowed to that one.
-func (c *Commands) Authenticate(ctx context.Context, token string) error {
+func (c *Commands) Authenticate(ctx context.Context, token string) (err error) {
+	defer func() { c.record(ctx, protocol.CommandAuthenticate, "", "", err) }()
 	id, err := c.Auth.Token(token)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ func TestRefusalsAreProblemsThatSayWhatWouldBeRight(t *testing.T) {
 		{"too large", "POST", "/v1/analyses", `{"code":"` + strings.Repeat("x", 70_000) + `"}`, nil, 413, "payload_too_large", "more than the limit of 68536"},
 		{"bad wait", "POST", "/v1/analyses?wait=60", ok, nil, 400, "invalid_request", `wait is \"60\"; it must be a time such as 25s`},
 		{"negative wait", "POST", "/v1/analyses?wait=-1s", ok, nil, 400, "invalid_request", "wait is"},
-		{"compressed", "POST", "/v1/analyses", ok, []string{"Content-Encoding", "gzip"}, 400, "invalid_request", "send the body as it is"},
+		{"compressed", "POST", "/v1/analyses", ok, []string{"Content-Encoding", "gzip"}, 415, "invalid_request", "send the body as it is"},
 		{"long key", "POST", "/v1/analyses", ok, []string{"Idempotency-Key", strings.Repeat("k", 256)}, 400, "invalid_request", "at most 255"},
 		{"odd key", "POST", "/v1/analyses", ok, []string{"Idempotency-Key", "é"}, 400, "invalid_request", "printable"},
 		{"bad Last-Event-ID", "POST", "/v1/analyses", ok, []string{"Last-Event-ID", "x"}, 400, "invalid_cursor", "not a whole number"},
@@ -149,7 +149,7 @@ func TestAllowedSitesGetTheirHeaders(t *testing.T) {
 	for _, origin := range []string{"https://app.example.com", "https://a.b.example.org"} {
 		a := n.do("OPTIONS", "/v1/analyses", "", "Origin", origin, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization")
 		if a.status != 204 || a.header.Get("Access-Control-Allow-Origin") != origin || !strings.Contains(a.header.Get("Access-Control-Allow-Headers"), "Authorization") ||
-			a.header.Get("Access-Control-Allow-Methods") != "GET, POST, DELETE" || a.header.Get("Access-Control-Allow-Credentials") != "" {
+			a.header.Get("Access-Control-Allow-Methods") != "GET, POST, PUT, DELETE" || a.header.Get("Access-Control-Allow-Credentials") != "" {
 			t.Errorf("preflight of %s: %d %v", origin, a.status, a.header)
 		}
 		a = n.do("POST", "/v1/analyses", `{"code":"x"}`, append(key, "Origin", origin, "Sec-Fetch-Site", "cross-site")...)
