@@ -56,7 +56,6 @@ type Event struct {
 	// What. Route is a pattern, not what the client wrote.
 	Method    string `json:"method,omitempty"`
 	Route     string `json:"route,omitempty"`
-	Path      string `json:"path,omitempty"`
 	Command   string `json:"command,omitempty"`
 	Stream    string `json:"stream,omitempty"`
 	RequestID string `json:"request_id,omitempty"`
@@ -197,7 +196,7 @@ func (l *Log) Write(e Event) {
 		return
 	}
 	e.Time, e.Node = time.Now().UTC().Truncate(time.Microsecond), l.opts.Node
-	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Path, &e.Command, &e.Stream,
+	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Command, &e.Stream,
 		&e.RequestID, &e.UserAgent, &e.Outcome, &e.Provider, &e.Model} {
 		*s = clean(*s, maxField)
 	}

@@ -121,7 +121,7 @@ func TestLinesOfSeveralGoroutinesStayWhole(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 50 {
-				l.Write(audit.Event{Kind: audit.KindRequest, Path: strings.Repeat("x", 300)})
+				l.Write(audit.Event{Kind: audit.KindRequest, Route: strings.Repeat("x", 300)})
 			}
 		})
 		all.Go(func() {
@@ -138,7 +138,7 @@ func TestLinesOfSeveralGoroutinesStayWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := lines(t, b); len(got) != 400 || len(got[0]["path"].(string)) != 200 {
+	if got := lines(t, b); len(got) != 400 || len(got[0]["route"].(string)) != 200 {
 		t.Errorf("%d lines", len(got))
 	}
 }
@@ -174,7 +174,7 @@ func FuzzWhatAClientSendsStaysWithinItsLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		var b bytes.Buffer
-		audit.To(&b, audit.Options{Code: true}).Write(audit.Event{Kind: audit.KindRequest, Path: s, UserAgent: s, Caller: s, Code: s})
+		audit.To(&b, audit.Options{Code: true}).Write(audit.Event{Kind: audit.KindRequest, Route: s, UserAgent: s, Caller: s, Code: s})
 		if n := bytes.Count(b.Bytes(), []byte("\n")); n != 1 {
 			t.Fatalf("%d lines: %q", n, b.String())
 		}

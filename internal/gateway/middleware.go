@@ -196,7 +196,11 @@ func (g *Gateway) headers(next http.Handler) http.Handler {
 	})
 }
 
-func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+// hasBody reports whether r may have a body. Over HTTP/2 net/http says by the
+// length alone that there is none.
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
 
 // bodyDeadline bounds how long a request's body may take to arrive.
 func (g *Gateway) bodyDeadline(next http.Handler) http.Handler {
