@@ -204,15 +204,39 @@ func auditLines(t *testing.T, path string) []map[string]any {
 	return all
 }
 
-// find returns the event with these fields.
-func find(t *testing.T, events []map[string]any, fields map[string]any) map[string]any {
+// await waits for an event: it is written when its request is over, which its
+// client may know before.
+func await(t *testing.T, path string, fields map[string]any) map[string]any {
 	t.Helper()
+	deadline := time.Now().Add(patience)
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		events := auditLines(t, path)
+		if e := match(events, fields); e != nil {
+			tick.Stop()
+			return e
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no event with %v in %v", fields, events)
+		}
+	}
+}
+
+func match(events []map[string]any, fields map[string]any) map[string]any {
 	for _, e := range events {
 		part := maps.Clone(e)
-		maps.DeleteFunc(part, func(k string, v any) bool { return fields[k] != v })
+		maps.DeleteFunc(part, func(k string, v any) bool { f, ok := fields[k]; return !ok || f != v })
 		if len(part) == len(fields) {
 			return e
 		}
+	}
+	return nil
+}
+
+// find returns the event with these fields.
+func find(t *testing.T, events []map[string]any, fields map[string]any) map[string]any {
+	t.Helper()
+	if e := match(events, fields); e != nil {
+		return e
 	}
 	t.Errorf("no event with %v in %v", fields, events)
 	return map[string]any{}
