@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -45,6 +46,7 @@ type node struct {
 	jobs        *jobs
 	hub         *hub.Hub
 	server      *gateway.Server
+	edge        *edge
 
 	// Of a node among others; nil where it is alone.
 	cluster    *cluster.Cluster
@@ -61,6 +63,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 			err = errors.Join(err, n.close(ctx))
 		}
 	}()
+	if n.edge, err = newEdge(cfg, log, os.Stderr); err != nil {
+		return nil, err
+	}
 	if err = n.openStreams(ctx); err != nil {
 		return nil, err
 	}
@@ -100,7 +105,7 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Pool:         resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits: accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
 		Keys:         n.bus, Cache: answers(cfg),
-		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger()},
+		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger(), n.edge},
 	}
 	if cfg.Clustered() {
 		o.Sharing, o.HandOver = sharing{n.bus}, cfg.Takeover
@@ -112,6 +117,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	n.jobs = &jobs{n}
 	n.metrics.ObserveProviders(n.providerGauges, n.poolGauges)
 	if err = n.serveHTTP(ctx); err != nil {
+		return nil, err
+	}
+	if err = n.edge.start(ctx); err != nil {
 		return nil, err
 	}
 	if cfg.Clustered() {
@@ -203,7 +211,7 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers}
+	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Audit: n.edge.audit}
 	n.hub = hub.New(n.feeds, n.streams, hub.Options{
 		Node: cfg.Node, Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, ReconnectDelay: cfg.ReconnectDelay,
 		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
@@ -216,7 +224,8 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	g, err := gateway.New(gateway.Options{
 		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
 		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
-		Logger:       n.log.With().Str("part", "http").Logger(),
+		Logger:  n.log.With().Str("part", "http").Logger(),
+		Proxies: n.edge.proxies, Audit: n.edge.audit, HSTS: cfg.HSTSMaxAge,
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
 		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
 		MaxCodeBytes: int64(cfg.MaxCodeBytes), BodyTimeout: cfg.BodyTimeout, WriteTimeout: cfg.WriteTimeout, ResultMaxWait: cfg.ResultMaxWait,
@@ -226,6 +235,7 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	}
 	n.server = gateway.NewServer(g, gateway.ServerOptions{
 		ReadHeaderTimeout: cfg.ReadHeaderTimeout, KeepAlive: cfg.KeepAlive, MaxHeaderBytes: int(cfg.MaxHeaderBytes),
+		TLS: n.edge.tls(),
 	})
 	return nil
 }
@@ -233,7 +243,7 @@ func (n *node) serveHTTP(ctx context.Context) error {
 // serve answers connections until shutdown.
 func (n *node) serve(ln net.Listener) error {
 	n.checkups.start()
-	return n.server.Serve(ln)
+	return n.server.Serve(n.edge.listener(ln))
 }
 
 // shutdown ends the node: running analyses and the clients that watch them get
@@ -323,6 +333,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.bus != nil {
 		errs = append(errs, n.bus.Close())
+	}
+	if n.edge != nil {
+		errs = append(errs, n.edge.close())
 	}
 	return errors.Join(errs...)
 }

@@ -17,6 +17,7 @@ import (
 type observer struct {
 	metrics *telemetry.Metrics
 	log     zerolog.Logger
+	edge    *edge
 }
 
 var _ analysis.Observer = observer{}
@@ -47,6 +48,7 @@ func (o observer) CallEnded(e analysis.CallEnd) {
 
 // JobEnded implements analysis.Observer.
 func (o observer) JobEnded(e analysis.JobEnd) {
+	o.edge.recordEnd(e)
 	if e.HandedOver || e.TakenOver { // it has not ended, but runs here no more
 		o.metrics.HandedOver(e.TakenOver)
 		return

@@ -58,7 +58,7 @@ func (c *serveCommand) Run(ctx context.Context, env *environment) error {
 		names = append(names, p.Name)
 	}
 	log.Info().Str("version", buildVersion()).Str("data_dir", cfg.DataDir).Strs("providers", names).
-		Msgf("Athena is ready at http://%s", ln.Addr())
+		Msgf("Athena is ready at %s://%s", n.edge.scheme(), ln.Addr())
 
 	select {
 	case err := <-served: // the listener broke

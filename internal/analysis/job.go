@@ -35,6 +35,7 @@ type job struct {
 	cancel context.CancelCauseFunc
 
 	ready chan struct{} // closed when it has started, or could not
+	spent spending
 
 	// Guarded by the service's mu: how many clients have started or joined it,
 	// and not cancelled.
@@ -195,7 +196,7 @@ const (
 // end writes the terminal event, unless another node has the stream, and tells
 // the log and the observer. It returns false if another node has it.
 func (j *job) end(out outcome) (ended bool) {
-	end := JobEnd{Info: j.info, Attempts: out.attempts}
+	end := JobEnd{Info: j.info, Attempts: out.attempts, Usage: j.spent.sum()}
 	if out.t != nil {
 		end.Provider, end.Model = out.t.Name(), out.t.model
 	}

@@ -320,6 +320,9 @@ type JobEnd struct {
 	Attempts int
 	// Degraded says that the offline analyser answered in a provider's place.
 	Degraded bool
+	// Usage adds up what its calls on this node have used, those that failed or
+	// were outrun too; CostUSD is nil where the price of none is known.
+	Usage protocol.Usage
 	// Error is set for TypeFailed, Cancelled for TypeCancelled.
 	Error     *protocol.Error
 	Cancelled protocol.CancelReason

@@ -285,6 +285,7 @@ func (j *job) conclude(r *race, c *call, stuck bool) result {
 		j.judge(c, end.Error, res.silent)
 	}
 	end.Usage = c.settle()
+	j.spent.add(end.Usage)
 	if res.completed != nil {
 		res.completed.Usage = end.Usage
 	}

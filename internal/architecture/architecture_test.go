@@ -37,8 +37,8 @@ var floors = [][]string{
 	{"hub"},
 	{"internal/accounting", "internal/cluster"},
 	{"providers", "internal/cache", "internal/backbone", "internal/auth"},
-	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/config", "internal/problem", "internal/connections", "web"},
-	{"protocol"},
+	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/audit", "internal/certificates", "internal/config", "internal/problem", "internal/connections", "web"},
+	{"protocol", "internal/proxies"},
 }
 
 // neighbours are the imports along a floor that have a reason.

@@ -46,6 +46,7 @@ func (s *Serve) problems() []problem {
 	}
 	found = append(found, s.checkCluster()...)
 	found = append(found, s.checkSecrets()...)
+	found = append(found, s.checkEdge()...)
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
 			fail("allowed_origin", "%s", err)

@@ -131,6 +131,8 @@ type Serve struct {
 	MaxHeaderBytes    Bytes         `group:"HTTP" default:"32KiB" help:"Size of a request's headers."`
 	DrainTimeout      time.Duration `group:"HTTP" default:"30s" help:"How long running analyses and connections are given at shutdown."`
 
+	Edge `embed:""`
+
 	// Providers are the providers in use, best first. Not a flag: they come
 	// from the file and from the vendors' variables.
 	Providers []Provider `kong:"-"`

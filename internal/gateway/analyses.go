@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/athena-hub/athena/internal/audit"
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/protocol"
 )
@@ -65,6 +66,9 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		g.fail(w, r, err)
 		return
+	}
+	if g.opts.Audit.RecordsCode() {
+		exchangeOf(r).code = req.Code
 	}
 	id, created, err := g.opts.Analyses.Start(r.Context(), req, startOptions(r.Context(), key))
 	if err != nil {
@@ -193,7 +197,8 @@ func pathID(r *http.Request) (string, error) {
 // readBody reads the whole body, whose limit and deadline bodyGuard has set.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, protocol.Errorf(protocol.CodeInvalidRequest, "Content-Encoding %.40q is not understood; send the body as it is", enc)
+		// A few kilobytes of it could be gigabytes (CWE-409).
+		return nil, withStatus(protocol.Errorf(protocol.CodeInvalidRequest, "Content-Encoding %.40q is not understood; send the body as it is", enc), http.StatusUnsupportedMediaType)
 	}
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -224,10 +229,14 @@ type Commands struct {
 	// told; nil if Analyses tells. It is usually the hub's, which needs the
 	// Commands first: set it before the server starts.
 	Metadata func(ctx context.Context, id string) (protocol.Metadata, error)
+	// Audit records the commands; nil for nowhere.
+	Audit *audit.Log
 }
 
 // Analyze starts an analysis.
 func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, err error) {
+	code := ""
+	defer func() { c.record(ctx, protocol.CommandAnalyze, stream, code, err) }()
 	if err := caller(ctx).Allow(auth.ScopeAnalyze); err != nil {
 		return "", err
 	}
@@ -235,12 +244,16 @@ func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, 
 	if err != nil {
 		return "", err
 	}
+	if c.Audit.RecordsCode() {
+		code = req.Code
+	}
 	id, _, err := c.Analyses.Start(ctx, req, startOptions(ctx, ""))
 	return id, err
 }
 
 // Subscribe lets the caller watch a stream, if it may.
-func (c *Commands) Subscribe(ctx context.Context, stream string) error {
+func (c *Commands) Subscribe(ctx context.Context, stream string) (err error) {
+	defer func() { c.record(ctx, protocol.CommandSubscribe, stream, "", err) }()
 	if err := caller(ctx).Allow(auth.ScopeRead); err != nil {
 		return err
 	}
@@ -251,7 +264,8 @@ func (c *Commands) Subscribe(ctx context.Context, stream string) error {
 }
 
 // Cancel ends one.
-func (c *Commands) Cancel(ctx context.Context, stream string) error {
+func (c *Commands) Cancel(ctx context.Context, stream string) (err error) {
+	defer func() { c.record(ctx, protocol.CommandCancel, stream, "", err) }()
 	if err := caller(ctx).Allow(auth.ScopeCancel); err != nil {
 		return err
 	}
@@ -271,6 +285,7 @@ func (c *Commands) Cancel(ctx context.Context, stream string) error {
 
 // Authenticate takes a fresh token for the connection, which must be the same
 // caller's.
-func (c *Commands) Authenticate(ctx context.Context, token string) error {
+func (c *Commands) Authenticate(ctx context.Context, token string) (err error) {
+	defer func() { c.record(ctx, protocol.CommandAuthenticate, "", "", err) }()
 	return c.Auth.Renew(ctx, token)
 }

@@ -18,8 +18,10 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/athena-hub/athena/internal/audit"
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/problem"
+	"github.com/athena-hub/athena/internal/proxies"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -95,6 +97,13 @@ type Options struct {
 	Page    fs.FS
 	Metrics Metrics // nil for none
 	Logger  zerolog.Logger
+	// Proxies are believed when they say who their client is; nil for none.
+	Proxies *proxies.Proxies
+	// Audit records who did what; nil for nowhere.
+	Audit *audit.Log
+	// HSTS is how long browsers that came by HTTPS are told to come by nothing
+	// else; 0 tells them nothing.
+	HSTS time.Duration
 
 	// LoopbackOnly refuses requests for other hosts than this machine: without
 	// credentials, a page whose name is made to resolve to 127.0.0.1 would be
@@ -180,7 +189,8 @@ func New(o Options) (*Gateway, error) {
 		mayTicket := func(*http.Request) bool { return tickets }
 		g.mux.Handle(pattern, o.Auth.Middleware(mayTicket, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if id, ok := auth.FromContext(r.Context()); ok {
-				exchangeOf(r).identity = id.Name
+				x := exchangeOf(r)
+				x.identity, x.caller, x.known = id.Name, id, true
 			}
 			h(w, r)
 		})))
@@ -219,7 +229,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	// The deadline comes before all that refuse: net/http reads on in the body
 	// of a refused request, and needs it for that.
-	g.handler = g.exchange(headers(g.bodyDeadline(h)))
+	g.handler = g.exchange(g.headers(g.bodyDeadline(h)))
 	return g, nil
 }
 

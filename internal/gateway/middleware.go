@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net"
 	"net/http"
 	"regexp"
 	"runtime/debug"
@@ -12,7 +11,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/problem"
+	"github.com/athena-hub/athena/internal/proxies"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -23,6 +24,13 @@ type exchangeRecord struct {
 	route    string
 	identity string
 	stream   string
+	// client is where the request comes from.
+	client proxies.Client
+	// caller is who it was, if known; code what was to be analysed, where that
+	// is recorded.
+	caller auth.Identity
+	known  bool
+	code   string
 }
 
 type exchangeKey struct{}
@@ -51,7 +59,7 @@ var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 func (g *Gateway) exchange(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		x := &exchangeRecord{id: r.Header.Get("X-Request-Id")}
+		x := &exchangeRecord{id: r.Header.Get("X-Request-Id"), client: g.opts.Proxies.Client(r)}
 		if !saneRequestID.MatchString(x.id) {
 			x.id = rand.Text()
 		}
@@ -72,7 +80,8 @@ func (g *Gateway) exchange(next http.Handler) http.Handler {
 			}
 		}()
 		g.writeDeadline(rec)
-		next.ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+		r = as(r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)), x.client)
+		next.ServeHTTP(rec, r)
 	})
 }
 
@@ -106,9 +115,10 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	if g.opts.Metrics != nil {
 		g.opts.Metrics.Request(route, status, took, streamed)
 	}
-	remote, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		remote = r.RemoteAddr
+	g.record(r, x, route, status, took)
+	remote := r.RemoteAddr // a Unix socket's
+	if x.client.Address.IsValid() {
+		remote = x.client.Address.String()
 	}
 	e := g.opts.Logger.WithLevel(level).Str("request_id", x.id).Str("method", cut(r.Method)).Str("path", cut(r.URL.Path)).
 		Str("route", route).Int("status", status).Str("remote", remote)
@@ -169,18 +179,28 @@ func setWriteDeadline(w http.ResponseWriter, t time.Time) {
 }
 
 // headers sets what holds for every answer; pages relax the policy.
-func headers(next http.Handler) http.Handler {
+func (g *Gateway) headers(next http.Handler) http.Handler {
+	hsts := strictTransport(g.opts.HSTS)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY") // for what doesn't know frame-ancestors
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", apiPolicy)
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", permissions)
+		if hsts != "" && schemeOf(r) == "https" {
+			h.Set("Strict-Transport-Security", hsts)
+		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+// hasBody reports whether r may have a body. Over HTTP/2 net/http says by the
+// length alone that there is none.
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
 
 // bodyDeadline bounds how long a request's body may take to arrive.
 func (g *Gateway) bodyDeadline(next http.Handler) http.Handler {

@@ -51,14 +51,16 @@ func NewOrigins(allowed []string) (*Origins, error) {
 // answer of.
 func (o *Origins) Allowed(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
-	return origin == "" || sameOrigin(origin, r.Host) || o.listed(origin)
+	return origin == "" || sameOrigin(origin, r) || o.listed(origin)
 }
 
-// sameOrigin compares hosts only: behind a proxy that ends TLS, the scheme is
-// not known.
-func sameOrigin(origin, host string) bool {
+// sameOrigin compares hosts, and refuses a page that came in the clear where
+// the request is known to have come by HTTPS: anybody on the way could have
+// written it. Behind a proxy that ends TLS and isn't trusted, the scheme is not
+// known.
+func sameOrigin(origin string, r *http.Request) bool {
 	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) && (schemeOf(r) != "https" || strings.EqualFold(u.Scheme, "https"))
 }
 
 func (o *Origins) listed(origin string) bool {
@@ -75,6 +77,9 @@ func (o *Origins) listed(origin string) bool {
 	return false
 }
 
+// exposedHeaders are those of answers that scripts of other origins may read.
+const exposedHeaders = "Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+
 // middleware refuses other sites and tells browsers of those that are allowed.
 func (o *Origins) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -88,11 +93,11 @@ func (o *Origins) middleware(next http.Handler) http.Handler {
 				refuseOrigin(w, "another site")
 				return
 			}
-		case sameOrigin(origin, r.Host):
+		case sameOrigin(origin, r):
 		case o.listed(origin):
 			h.Set("Access-Control-Allow-Origin", origin)
 			h.Set("Cross-Origin-Resource-Policy", "cross-origin")
-			h.Set("Access-Control-Expose-Headers", "Location, Retry-After, X-Request-Id")
+			h.Set("Access-Control-Expose-Headers", exposedHeaders)
 			if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 				h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
 				h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Request-Id")

@@ -20,6 +20,9 @@ const (
 		"manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	// apiPolicy is for answers that are no page, should a browser show one.
 	apiPolicy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+	// permissions takes from the page, should foreign script get into it, what
+	// it never asks the browser for.
+	permissions = "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), microphone=(), midi=(), payment=(), serial=(), usb=()"
 )
 
 // hashed matches the names that bundlers give to files whose content their

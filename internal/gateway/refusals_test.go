@@ -33,7 +33,7 @@ func TestRefusalsAreProblemsThatSayWhatWouldBeRight(t *testing.T) {
 		{"too large", "POST", "/v1/analyses", `{"code":"` + strings.Repeat("x", 70_000) + `"}`, nil, 413, "payload_too_large", "more than the limit of 68536"},
 		{"bad wait", "POST", "/v1/analyses?wait=60", ok, nil, 400, "invalid_request", `wait is \"60\"; it must be a time such as 25s`},
 		{"negative wait", "POST", "/v1/analyses?wait=-1s", ok, nil, 400, "invalid_request", "wait is"},
-		{"compressed", "POST", "/v1/analyses", ok, []string{"Content-Encoding", "gzip"}, 400, "invalid_request", "send the body as it is"},
+		{"compressed", "POST", "/v1/analyses", ok, []string{"Content-Encoding", "gzip"}, 415, "invalid_request", "send the body as it is"},
 		{"long key", "POST", "/v1/analyses", ok, []string{"Idempotency-Key", strings.Repeat("k", 256)}, 400, "invalid_request", "at most 255"},
 		{"odd key", "POST", "/v1/analyses", ok, []string{"Idempotency-Key", "é"}, 400, "invalid_request", "printable"},
 		{"bad Last-Event-ID", "POST", "/v1/analyses", ok, []string{"Last-Event-ID", "x"}, 400, "invalid_cursor", "not a whole number"},

@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"log" //nolint:depguard // http.Server takes no other logger
 	"net"
@@ -22,7 +23,21 @@ type ServerOptions struct {
 	KeepAlive time.Duration
 	// MaxHeaderBytes bounds a request's headers. Default 32 KiB.
 	MaxHeaderBytes int
+	// TLS has the server speak HTTPS, and HTTP/2 where it says so; nil for plain
+	// HTTP.
+	TLS *tls.Config
+	// MaxHTTP2Streams bounds the requests of one HTTP/2 connection that run at
+	// once. Default 100, the least that RFC 9113 advises. A client that opens
+	// and resets them faster than they end loses the connection (net/http,
+	// CVE-2023-44487).
+	MaxHTTP2Streams int
+	// PingTimeout is how long a silent HTTP/2 connection, asked by a ping, may
+	// take to answer. Default 15 s.
+	PingTimeout time.Duration
 }
+
+// pingAfter is how long an HTTP/2 connection may be silent until it is asked.
+const pingAfter = 30 * time.Second
 
 // A Server serves a Gateway.
 type Server struct {
@@ -39,6 +54,9 @@ func NewServer(g *Gateway, o ServerOptions) *Server {
 		IdleTimeout:       cmp.Or(o.KeepAlive, 2*time.Minute),
 		MaxHeaderBytes:    cmp.Or(o.MaxHeaderBytes, 32<<10),
 		ErrorLog:          log.New(serverLog{g.opts.Logger}, "", 0),
+		TLSConfig:         o.TLS,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: cmp.Or(o.MaxHTTP2Streams, 100), SendPingTimeout: pingAfter,
+			PingTimeout: cmp.Or(o.PingTimeout, 15*time.Second), WriteByteTimeout: g.opts.WriteTimeout},
 	}}
 }
 
@@ -53,7 +71,11 @@ func (l serverLog) Write(b []byte) (int, error) {
 
 // Serve answers connections of ln until Shutdown, and then returns nil.
 func (s *Server) Serve(ln net.Listener) error {
-	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	serve := s.http.Serve
+	if s.http.TLSConfig != nil {
+		serve = func(ln net.Listener) error { return s.http.ServeTLS(ln, "", "") } // the certificates are TLSConfig's
+	}
+	if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

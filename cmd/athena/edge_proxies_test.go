@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+)
+
+// from is the address of the clients here, which is not that of the proxies:
+// only 127.0.0.1 is trusted.
+const from = "127.0.0.2"
+
+// clientFrom dials from that address.
+func clientFrom(t *testing.T) *http.Client {
+	t.Helper()
+	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	ln, err := net.Listen("tcp", from+":0")
+	if err != nil {
+		if os.Getenv("CI") == "" {
+			t.Skipf("%s is no address here: %v", from, err)
+		}
+		t.Fatal(err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DialContext: d.DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: patience}
+}
+
+func TestTheClientsAddressIsKnownBehindTheProxiesThatUsersHave(t *testing.T) {
+	sendProxy := regexp.MustCompile(`(?m)^( +server n\d .*)$`)
+	for _, c := range []struct {
+		name, proxy string
+		flags       []string
+		change      func(config string) string
+	}{
+		{"nginx with X-Forwarded-For", "nginx", nil, nil},
+		{"HAProxy with X-Forwarded-For", "haproxy", nil, nil},
+		{"HAProxy with the PROXY protocol", "haproxy", []string{"--proxy-protocol"},
+			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy check-send-proxy") }},
+		{"HAProxy with version 2 of it", "haproxy", []string{"--proxy-protocol"},
+			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy-v2 check-send-proxy") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := clientFrom(t)
+			path := filepath.Join(t.TempDir(), "audit.log")
+			s := serve(t, nil, append([]string{"--api-key", "ada=0123456789abcdef", "--trusted-proxy", "127.0.0.1", "--audit-log", path}, c.flags...)...)
+			var kind proxyKind
+			for _, k := range proxyKinds {
+				if k.name == c.proxy {
+					kind = k
+				}
+			}
+			if c.change != nil {
+				elsewhere := kind.elsewhere
+				kind.elsewhere = func(config, dir string) string { return c.change(elsewhere(config, dir)) }
+			}
+			p := kind.start(t, s.addr)
+			for i, header := range [][]string{{}, {"X-Forwarded-For", "6.6.6.6"}, {"X-Forwarded-For", "127.0.0.1", "Forwarded", "for=6.6.6.6", "X-Real-Ip", "6.6.6.6"}} {
+				id := []string{"plain", "forged", "twice-forged"}[i]
+				res, body := send(t, client, "GET", p.url+"/v1/providers", "", append(header, "X-API-Key", "0123456789abcdef", "X-Request-Id", id)...)
+				if res.StatusCode != 200 {
+					t.Fatalf("%s: %s %.200s", id, res.Status, body)
+				}
+				if got := await(t, path, map[string]any{"request_id": id})["address"]; got != from {
+					t.Errorf("%s: from %v, want %s", id, got, from)
+				}
+			}
+			// A page of this server, by the name that the client used.
+			if res, body := send(t, client, "GET", p.url+"/v1/providers", "", "X-API-Key", "0123456789abcdef", "Origin", p.url); res.StatusCode != 200 {
+				t.Errorf("the same origin: %s %.200s", res.Status, body)
+			}
+			// Who comes past the proxy is who it is.
+			direct := "X-Forwarded-For: 6.6.6.6\r\n"
+			conn, err := client.Transport.(*http.Transport).DialContext(t.Context(), "tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, "GET /v1/providers HTTP/1.1\r\nHost: x\r\nX-API-Key: 0123456789abcdef\r\nX-Request-Id: direct\r\n"+direct+"\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close() // the status says it
+			if got := await(t, path, map[string]any{"request_id": "direct"})["address"]; res.StatusCode != 200 || got != from {
+				t.Errorf("past the proxy: %s, from %v", res.Status, got)
+			}
+		})
+	}
+}

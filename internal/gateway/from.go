@@ -1,0 +1,46 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/athena-hub/athena/internal/proxies"
+)
+
+// ClientAddress is the address that the request of ctx came from, as far as
+// the trusted proxies tell; not valid where there is none.
+func ClientAddress(ctx context.Context) netip.Addr {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
+		return x.client.Address
+	}
+	return netip.Addr{}
+}
+
+// as returns r as its client sent it, for a host that a trusted proxy may have
+// told: what compares a page's Origin with the host needs that one.
+func as(r *http.Request, c proxies.Client) *http.Request {
+	if r.Host != c.Host { // r is a copy already
+		r.Host = c.Host
+	}
+	return r
+}
+
+// schemeOf is the scheme that r's client used; "" where it isn't known.
+func schemeOf(r *http.Request) string {
+	if x, ok := r.Context().Value(exchangeKey{}).(*exchangeRecord); ok {
+		return x.client.Scheme
+	}
+	return ""
+}
+
+// strictTransport is the value of the header that asks browsers for HTTPS only
+// (RFC 6797), "" for none. Names below this one are not spoken for.
+func strictTransport(maxAge time.Duration) string {
+	if maxAge <= 0 {
+		return ""
+	}
+	return "max-age=" + strconv.FormatInt(int64(maxAge/time.Second), 10)
+}

@@ -1,0 +1,73 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/athena-hub/athena/internal/audit"
+	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// record writes an exchange to the audit log: what a known caller asked for,
+// and who was not let in. Scrapes of the metrics are no deed of anybody's.
+func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, status int, took time.Duration) {
+	if g.opts.Audit == nil || route == "GET /metrics" {
+		return
+	}
+	e := audit.Event{Kind: audit.KindRequest, Method: r.Method, Route: route, Stream: x.stream, RequestID: x.id,
+		UserAgent: r.UserAgent(), Status: status, TookMS: took.Milliseconds(), Code: x.code}
+	switch {
+	case status == http.StatusUnauthorized:
+		e.Kind = audit.KindDenied
+	case !x.known: // the page, health, and what is refused before anybody is asked who they are
+		return
+	}
+	e.Outcome = audit.OK
+	if status >= 400 {
+		e.Outcome = http.StatusText(status)
+		if status == statusClientGone {
+			e.Outcome = "client gone"
+		}
+	}
+	if e.Stream == "" {
+		e.Stream = r.PathValue("id")
+	}
+	by(&e, x.caller, x.known)
+	at(&e, x)
+	g.opts.Audit.Write(e)
+}
+
+// by says who it was.
+func by(e *audit.Event, id auth.Identity, known bool) {
+	if known {
+		e.Caller, e.Tenant, e.Credential = id.Name, id.Tenant, id.Credential
+	}
+}
+
+// at says from where.
+func at(e *audit.Event, x *exchangeRecord) {
+	if x.client.Address.IsValid() {
+		e.Address = x.client.Address.String()
+	}
+}
+
+// record writes a WebSocket client's command to the audit log. ctx carries the
+// values of the request that opened the connection.
+func (c *Commands) record(ctx context.Context, command protocol.CommandType, stream, code string, err error) {
+	if c.Audit == nil {
+		return
+	}
+	e := audit.Event{Kind: audit.KindCommand, Command: string(command), Stream: stream, Code: code, Outcome: audit.OK}
+	if err != nil {
+		e.Outcome = string(protocol.AsError(err).Code)
+	}
+	id, known := auth.FromContext(ctx)
+	by(&e, id, known)
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
+		e.RequestID = x.id
+		at(&e, x)
+	}
+	c.Audit.Write(e)
+}
