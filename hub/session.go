@@ -63,6 +63,7 @@ type session struct {
 	link      link
 	ctx       context.Context // ends with the session
 	cancel    context.CancelFunc
+	leave     func()              // gives the place back that it was admitted to
 	done      chan struct{}       // closed when nothing of the session runs any more
 	closed    func(reason string) // counts its end
 	// oneShot says that the session is over when all its streams are (SSE).
@@ -443,7 +444,7 @@ func (s *session) finish(e ending) roundEnd {
 	s.hub.mu.Lock()
 	delete(s.hub.sessions, s)
 	s.hub.mu.Unlock()
-	s.hub.leave()
+	s.leave()
 	s.cancel()
 	close(s.done)
 	s.closed(e.reason)

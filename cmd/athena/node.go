@@ -41,6 +41,7 @@ type node struct {
 	checkups    *checkups
 	analyses    *analysis.Service
 	jobs        *jobs
+	limits      *callerLimits
 	hub         *hub.Hub
 	server      *gateway.Server
 
@@ -89,9 +90,10 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Breaker: resilience.BreakerOptions{Failures: cfg.BreakerFailures, Window: cfg.BreakerWindow, SlowAfter: cfg.BreakerSlowAfter,
 			Backoff: resilience.Backoff{Growth: resilience.Growth(cfg.BreakerBackoff), Base: cfg.BreakerBase, Max: cfg.BreakerMax, Jitter: jitter},
 			Probes:  cfg.BreakerProbes},
-		Pool:         resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
-		TenantLimits: accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
-		Keys:         n.bus, Cache: answers(cfg),
+		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
+		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
+		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens},
+		Keys:             n.bus, Cache: answers(cfg),
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger()},
 	}
 	if cfg.Clustered() {
@@ -208,19 +210,24 @@ func (n *node) serveHTTP() error {
 	if err != nil {
 		return err
 	}
-	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers}
+	if err = n.openLimits(); err != nil {
+		return err
+	}
+	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Limits: n.limits.gateway}
 	n.hub = hub.New(n.feeds, n.streams, hub.Options{
 		Node: cfg.Node, Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, ReconnectDelay: cfg.ReconnectDelay,
 		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
 		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
 		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
-		Commands:        commands, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
+		Admit:           n.limits.gateway.Admit, Allow: n.limits.gateway.Allow,
+		Commands: commands, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
 		Logger: n.log.With().Str("part", "hub").Logger(),
 	})
 	commands.Metadata = n.hub.Metadata
 	g, err := gateway.New(gateway.Options{
+		Limits:   n.limits.gateway,
 		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
-		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Providers: n.listProviders, Ready: n.ready, Cluster: n.describeAll, Forget: n.forgetter(), MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:       n.log.With().Str("part", "http").Logger(),
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
 		Transports:   cfg.Transports, Heartbeat: cfg.Heartbeat, ProbeTimeout: cfg.ProbeTimeout, MaxStreams: cfg.MaxStreams,
@@ -300,6 +307,7 @@ func (n *node) close(ctx context.Context) error {
 	if n.analyses != nil {
 		step(n.analyses.Drain)
 	}
+	errs = append(errs, n.limits.close())
 	if n.checkups != nil {
 		n.checkups.close()
 	}
@@ -363,7 +371,7 @@ func (n *node) dialect(name string) string {
 type jobs struct{ n *node }
 
 func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
-	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner}
+	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Credential: credentialOf(ctx)}
 	id, created, err = j.startHere(ctx, req, options)
 	if err != nil && protocol.AsError(err).Code == protocol.CodeDraining {
 		if id, created, ok := j.n.startElsewhere(ctx, req, options); ok {
@@ -374,7 +382,15 @@ func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.Start
 }
 
 func (j *jobs) startHere(ctx context.Context, req *protocol.Request, o analysis.StartOptions) (id string, created bool, err error) {
+	leave, err := j.n.limits.gateway.Streams(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	o.Ended = leave
 	id, created, err = j.n.analyses.Start(ctx, req, o)
+	if err != nil || !created {
+		leave() // nothing of its own runs
+	}
 	if err == nil && created {
 		j.n.metrics.AnalysisStarted()
 	}

@@ -77,18 +77,26 @@ type StartOptions struct {
 	RequestID string
 	// Owner is whom the job belongs to; "" where there is no authentication.
 	Owner string
+	// Credential is what the owner came with, for its limits; "" for none.
+	Credential string
+	// Ended is called once the job that Start has created runs here no more; nil for
+	// nothing.
+	Ended func()
 }
 
 // Info is what is known of a running job.
 type Info struct {
-	ID        string
-	Provider  string
-	Model     string
-	Analysis  protocol.AnalysisKind
-	Language  string
-	Owner     string
-	RequestID string
-	Started   time.Time
+	ID       string
+	Provider string
+	Model    string
+	Analysis protocol.AnalysisKind
+	Language string
+	Owner    string
+	// Credential is the owner's; "" where nothing is known of it, as of a job that
+	// another node has begun.
+	Credential string
+	RequestID  string
+	Started    time.Time
 }
 
 // Start starts a job and returns its id, which is its stream's too; created
@@ -177,7 +185,8 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 	}
 	j.w = w
 	j.info = Info{ID: id, Provider: j.list[0].Name(), Model: j.list[0].model, Analysis: j.req.Analysis, Language: language(j.req),
-		Owner: o.Owner, RequestID: o.RequestID, Started: time.Now()}
+		Owner: o.Owner, Credential: o.Credential, RequestID: o.RequestID, Started: time.Now()}
+	j.onEnd = o.Ended
 	started = true
 	s.launch(j, 0)
 	return id, nil
@@ -198,6 +207,9 @@ func (s *Service) launch(j *job, kept int) {
 	j.unoffer = s.offer(j)
 	go func() {
 		defer s.release()
+		if j.onEnd != nil {
+			defer j.onEnd()
+		}
 		j.run()
 	}()
 }

@@ -103,6 +103,7 @@ type Serve struct {
 	MemoryLimit             int   `group:"Limits" default:"3" help:"Work at once that needs much memory."`
 	TenantRequestsPerMinute int64 `group:"Limits" default:"0" help:"Calls of providers that each tenant may cause in a minute. 0 sets no limit."`
 	TenantTokensPerMinute   int64 `group:"Limits" default:"0" help:"Tokens that each tenant may use in a minute. 0 sets no limit."`
+	Limits                  `embed:""`
 
 	ReadHeaderTimeout time.Duration `group:"HTTP" default:"10s" help:"How long a client may take to send a request's headers."`
 	BodyTimeout       time.Duration `group:"HTTP" default:"30s" help:"How long a client may take to send a request's body."`

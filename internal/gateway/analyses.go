@@ -46,7 +46,7 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 	if wantsSSE(r) || wait > 0 {
 		// An analysis that its client could not watch would run, and cost, for
 		// nobody.
-		if err := g.opts.Streams.Admissible(); err != nil {
+		if err := g.opts.Streams.Admissible(r.Context()); err != nil {
 			g.fail(w, r, err)
 			return
 		}
@@ -225,6 +225,7 @@ type Commands struct {
 	// told; nil if Analyses tells. It is usually the hub's, which needs the
 	// Commands first: set it before the server starts.
 	Metadata func(ctx context.Context, id string) (protocol.Metadata, error)
+	Limits   *Limits // nil for none
 }
 
 // Analyze starts an analysis.
@@ -255,6 +256,7 @@ func (c *Commands) Cancel(ctx context.Context, stream string) error {
 func (c *Commands) Authenticate(ctx context.Context, token string) error {
 	id, err := c.Auth.Token(token)
 	if err != nil {
+		c.Limits.Unknown(ctx)
 		return err
 	}
 	if before, ok := auth.FromContext(ctx); ok && before != id {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -23,6 +24,11 @@ type exchangeRecord struct {
 	route    string
 	identity string
 	stream   string
+
+	// What Limits know of the request.
+	address netip.Addr
+	secret  string // its credential, to be compared only
+	quiet   bool   // it is one of too many, and not worth a line of the log
 }
 
 type exchangeKey struct{}
@@ -101,6 +107,9 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	}
 	if status >= 500 {
 		level = max(level, zerolog.WarnLevel)
+	}
+	if x.quiet {
+		level = zerolog.DebugLevel
 	}
 	streamed := status == http.StatusSwitchingProtocols || rec.Header().Get("Content-Type") == "text/event-stream"
 	if g.opts.Metrics != nil {
