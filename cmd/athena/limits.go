@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 
@@ -63,6 +64,11 @@ func (n *node) openLimits() error {
 	}
 	n.limits = l
 	return nil
+}
+
+// guard keeps floods from blocked addresses from being read.
+func (n *node) guard(ln net.Listener) net.Listener {
+	return gateway.Guard(ln, n.limits.addresses.Shut, func() { n.metrics.Limited("address-flood") })
 }
 
 // close ends what asks Redis.

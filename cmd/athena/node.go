@@ -245,7 +245,7 @@ func (n *node) serveHTTP() error {
 // serve answers connections until shutdown.
 func (n *node) serve(ln net.Listener) error {
 	n.checkups.start()
-	return n.server.Serve(ln)
+	return n.server.Serve(n.guard(ln))
 }
 
 // shutdown ends the node: running analyses and the clients that watch them get
