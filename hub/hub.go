@@ -95,6 +95,14 @@ type Options struct {
 	// Credential returns what the client of a request is there by, nil for what
 	// doesn't end. Connections end with it. Nil where no credentials are in use.
 	Credential func(ctx context.Context) Credential
+	// Admit gives a connection, whose request had this context, a place among
+	// those of its caller, until leave is called; an error, such as rate_limited,
+	// says that it has too many. nil where callers have no limit. transport is "" for
+	// who only asks.
+	Admit func(ctx context.Context, transport string) (leave func(), err error)
+	// Allow is asked before a WebSocket's command that costs something is done:
+	// a protocol.Command's type, and the bytes of its message. nil allows all.
+	Allow func(ctx context.Context, command protocol.CommandType, bytes int) error
 	// AllowOrigin decides whether a browser page may open a WebSocket. Where it
 	// is nil only pages of the server's own host may.
 	AllowOrigin func(*http.Request) bool
@@ -178,12 +186,14 @@ func (h *Hub) Options() Options { return h.opts }
 // says until then. The error is ctx's only if nothing could be read at all. Who
 // waits has a place as a long-poll has.
 func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript, protocol.Metadata, error) {
-	if err := h.admit(); err != nil {
+	leave, err := h.admit(ctx, protocol.TransportLongPoll)
+	if err != nil {
 		return nil, protocol.Metadata{}, err
 	}
 	defer h.leave()
 	ctx, release := h.bounded(ctx)
 	defer release()
+	defer leave()
 	p := newPoll()
 	subs, err := h.subscribeAll(ctx, []protocol.Cursor{{Stream: stream}}, p)
 	if err != nil {
@@ -236,38 +246,11 @@ func (h *Hub) Metadata(ctx context.Context, stream string) (protocol.Metadata, e
 	return m, nil
 }
 
-// admit gives a connection its place, or says why it can't have one. Whoever
-// was admitted leaves.
-func (h *Hub) admit() error {
-	if h.draining.Load() {
-		return protocol.Errorf(protocol.CodeDraining, "this node is shutting down; another takes new connections").
-			WithRetryAfter(h.reconnectDelay())
-	}
-	if h.places.Add(1) > int64(h.opts.MaxConnections) {
-		h.places.Add(-1)
-		return protocol.Errorf(protocol.CodeOverloaded, "this node has its limit of %d connections", h.opts.MaxConnections).
-			WithRetryAfter(h.reconnectDelay())
-	}
-	return nil
-}
-
-func (h *Hub) leave() { h.places.Add(-1) }
-
 // opened counts a connection, until what it returns is called.
 func (h *Hub) opened(transport string) (closed func(reason string)) {
 	began := sinceStart()
 	h.opts.Metrics.Opened(transport)
 	return func(reason string) { h.opts.Metrics.Closed(transport, reason, sinceStart()-began) }
-}
-
-// Admissible reports why a connection that came now would have no place. It
-// takes none: it is for who has something to do before.
-func (h *Hub) Admissible() error {
-	err := h.admit()
-	if err == nil {
-		h.leave()
-	}
-	return err
 }
 
 // drainEnding asks a client to move.

@@ -314,7 +314,7 @@ func TestAnEventSourceThatFindsNoPlaceComesBack(t *testing.T) {
 	if second.resp.StatusCode != http.StatusOK || second.resp.Header.Get("Content-Type") != "text/event-stream" || !strings.HasPrefix(string(body), "retry: ") || strings.Contains(string(body), "data:") {
 		t.Errorf("the second is answered with %s %q, want a time to come back", second.resp.Status, body)
 	}
-	if err := w.hub.Admissible(); protocol.AsError(err).Code != protocol.CodeOverloaded {
+	if err := w.hub.Admissible(t.Context()); protocol.AsError(err).Code != protocol.CodeOverloaded {
 		t.Errorf("a connection is admissible: %v", err)
 	}
 	// Who waits for the result needs a place, too.
@@ -325,7 +325,7 @@ func TestAnEventSourceThatFindsNoPlaceComesBack(t *testing.T) {
 	if _, err := io.ReadAll(first.resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the place is free", func() bool { return w.hub.Admissible() == nil })
+	eventually(t, "the place is free", func() bool { return w.hub.Admissible(t.Context()) == nil })
 	if _, _, err := w.hub.Collect(t.Context(), p.id); err != nil {
 		t.Error(err)
 	}

@@ -41,11 +41,12 @@ func (p *poll) wait(ctx context.Context) bool {
 // drain's window, with a hint when to ask again, and its connection is closed,
 // so that the next one may find another node.
 func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool, wait time.Duration) {
-	if err := h.admit(); err != nil {
+	leave, err := h.admit(r.Context(), protocol.TransportLongPoll)
+	if err != nil {
 		h.refuse(w, r, err)
 		return
 	}
-	defer h.leave()
+	defer leave()
 	if err := h.checkCursors(cursors); err != nil {
 		h.refuse(w, r, err)
 		return

@@ -64,6 +64,7 @@ type session struct {
 	ctx       context.Context // ends with the session
 	cancel    context.CancelFunc
 	caller    Credential          // what the client is there by; nil for what doesn't end
+	leave     func()              // gives the place back that it was admitted to
 	done      chan struct{}       // closed when nothing of the session runs any more
 	closed    func(reason string) // counts its end
 	release   func()              // ends the watch on the client's credential
@@ -452,7 +453,7 @@ func (s *session) finish(e ending) roundEnd {
 	s.hub.mu.Lock()
 	delete(s.hub.sessions, s)
 	s.hub.mu.Unlock()
-	s.hub.leave()
+	s.leave()
 	s.cancel()
 	close(s.done)
 	s.closed(e.reason)

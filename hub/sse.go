@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -19,8 +20,9 @@ const ssePadding = 2 << 10
 // the ids of the frames are those of the one stream ("17"), not the combined
 // form ("A:17,B:3"). Before the first byte errors are answered as problems.
 func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool) {
-	if err := h.admit(); err != nil {
-		if r.Method == http.MethodGet {
+	leave, err := h.admit(r.Context(), protocol.TransportSSE)
+	if err != nil {
+		if _, limited := errors.AsType[*callerLimit](err); r.Method == http.MethodGet && !limited {
 			h.sendAway(w)
 			return
 		}
@@ -30,7 +32,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 	started := false
 	defer func() {
 		if !started {
-			h.leave()
+			leave()
 		}
 	}()
 	if err := h.checkCursors(cursors); err != nil {
@@ -38,6 +40,7 @@ func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protoco
 		return
 	}
 	s := h.newSession(r.Context(), protocol.TransportSSE)
+	s.leave = leave
 	s.oneShot = true
 	subs, err := h.subscribeAll(r.Context(), cursors, s)
 	if err != nil {

@@ -17,7 +17,12 @@ import (
 // ServeWebSocket accepts a WebSocket and returns; the connection goes on with
 // one goroutine that reads, and a writer while there is something to write.
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
-	if err := h.admit(); err != nil {
+	leave, err := h.admit(r.Context(), protocol.TransportWebSocket)
+	limited, _ := errors.AsType[*callerLimit](err)
+	if limited != nil { // is told so on the WebSocket
+		leave, err = h.leave, h.admitHere()
+	}
+	if err != nil {
 		h.refuse(w, r, err)
 		return
 	}
@@ -28,13 +33,14 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	if h.opts.AllowOrigin != nil {
 		if !h.opts.AllowOrigin(r) {
-			h.leave()
+			leave()
 			h.refuse(w, r, protocol.Errorf(protocol.CodeForbidden, "pages from %.100q may not connect; the server's allowed origins decide that", r.Header.Get("Origin")))
 			return
 		}
 		opts.InsecureSkipVerify = true // it was verified
 	}
 	s := h.newSession(context.WithoutCancel(r.Context()), protocol.TransportWebSocket)
+	s.leave = leave
 	opts.OnPongReceived = func(context.Context, []byte) { s.lastRead.Store(int64(sinceStart())) }
 	opts.OnPingReceived = func(_ context.Context, payload []byte) bool {
 		s.lastRead.Store(int64(sinceStart()))
@@ -45,7 +51,7 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(take, r, opts)
 	if err != nil { // Accept has answered
 		s.cancel()
-		h.leave()
+		leave()
 		return
 	}
 	conn.SetReadLimit(h.opts.MaxCommandBytes)
@@ -53,9 +59,12 @@ func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	read := func() { h.readCommands(s, conn, take.wire) }
 	if !s.start(take.wire, &wsLink{conn}, h.welcome(protocol.MessageWelcome), nil, read) {
 		s.cancel()
-		h.leave()
+		leave()
 		_ = conn.CloseNow() // nobody is left to be told
 		return
+	}
+	if limited != nil {
+		s.tooMany(limited)
 	}
 }
 
@@ -121,7 +130,9 @@ func (h *Hub) command(s *session, msg []byte) bool {
 	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(s.ctx, h.opts.CommandTimeout)
-		err = h.do(ctx, s, &c)
+		if err = h.allow(ctx, &c, len(msg)); err == nil {
+			err = h.do(ctx, s, &c)
+		}
 		cancel()
 	}
 	if err != nil {
@@ -129,6 +140,14 @@ func (h *Hub) command(s *session, msg []byte) bool {
 		s.tell(&protocol.Message{Type: protocol.MessageError, ID: c.ID, Stream: c.Stream, Error: protocol.AsError(err)})
 	}
 	return s.ctx.Err() == nil
+}
+
+// allow reports why a command may not be done now. What costs nothing always may.
+func (h *Hub) allow(ctx context.Context, c *protocol.Command, bytes int) error {
+	if h.opts.Allow == nil || c.Type == protocol.CommandPing || c.Type == protocol.CommandUnsubscribe {
+		return nil
+	}
+	return h.opts.Allow(ctx, c.Type, bytes)
 }
 
 func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {

@@ -44,6 +44,7 @@ type node struct {
 	checkups    *checkups
 	analyses    *analysis.Service
 	jobs        *jobs
+	limits      *callerLimits
 	hub         *hub.Hub
 	server      *gateway.Server
 	edge        *edge
@@ -102,9 +103,10 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Breaker: resilience.BreakerOptions{Failures: cfg.BreakerFailures, Window: cfg.BreakerWindow, SlowAfter: cfg.BreakerSlowAfter,
 			Backoff: resilience.Backoff{Growth: resilience.Growth(cfg.BreakerBackoff), Base: cfg.BreakerBase, Max: cfg.BreakerMax, Jitter: jitter},
 			Probes:  cfg.BreakerProbes},
-		Pool:         resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
-		TenantLimits: accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
-		Keys:         n.bus, Cache: answers(cfg),
+		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
+		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
+		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens},
+		Keys:             n.bus, Cache: answers(cfg),
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger(), n.edge},
 	}
 	if cfg.Clustered() {
@@ -211,19 +213,23 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Audit: n.edge.audit}
+	if err = n.openLimits(); err != nil {
+		return err
+	}
+	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Audit: n.edge.audit, Limits: n.limits.gateway}
 	n.hub = hub.New(n.feeds, n.streams, hub.Options{
 		Node: cfg.Node, Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, ReconnectDelay: cfg.ReconnectDelay,
 		MessageBytes: int(cfg.MessageBytes), PollBytes: int(cfg.PollBytes), PollMaxWait: cfg.PollMaxWait,
 		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
 		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
-		Commands:        commands, Credential: credential, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
+		Admit:           n.limits.gateway.Admit, Allow: n.limits.gateway.Allow,
+		Commands: commands, Credential: credential, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
 		Logger: n.log.With().Str("part", "hub").Logger(),
 	})
 	commands.Metadata = n.hub.Metadata
 	g, err := gateway.New(gateway.Options{
-		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins,
-		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeCluster, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins, Limits: n.limits.gateway,
+		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeAll, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:  n.log.With().Str("part", "http").Logger(),
 		Proxies: n.edge.proxies, Audit: n.edge.audit, HSTS: cfg.HSTSMaxAge,
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
@@ -243,7 +249,7 @@ func (n *node) serveHTTP(ctx context.Context) error {
 // serve answers connections until shutdown.
 func (n *node) serve(ln net.Listener) error {
 	n.checkups.start()
-	return n.server.Serve(n.edge.listener(ln))
+	return n.server.Serve(n.edge.listener(n.guard(ln)))
 }
 
 // shutdown ends the node: running analyses and the clients that watch them get
@@ -305,6 +311,7 @@ func (n *node) close(ctx context.Context) error {
 	if n.analyses != nil {
 		step(n.analyses.Drain)
 	}
+	errs = append(errs, n.limits.close())
 	if n.checkups != nil {
 		n.checkups.close()
 	}
@@ -377,7 +384,7 @@ func (n *node) dialect(name string) string {
 type jobs struct{ n *node }
 
 func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
-	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant}
+	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant, Credential: credentialOf(ctx)}
 	id, created, err = j.startHere(ctx, req, options)
 	if err != nil && protocol.AsError(err).Code == protocol.CodeDraining {
 		if id, created, ok := j.n.startElsewhere(ctx, req, options); ok {
@@ -388,7 +395,15 @@ func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.Start
 }
 
 func (j *jobs) startHere(ctx context.Context, req *protocol.Request, o analysis.StartOptions) (id string, created bool, err error) {
+	leave, err := j.n.limits.gateway.Streams(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	o.Ended = leave
 	id, created, err = j.n.analyses.Start(ctx, req, o)
+	if err != nil || !created {
+		leave() // nothing of its own runs
+	}
 	if err == nil && created {
 		j.n.metrics.AnalysisStarted()
 	}

@@ -29,6 +29,9 @@ import (
 const serveVariable = "ATHENA_TEST_SERVE"
 
 func TestMain(m *testing.M) {
+	if to := os.Getenv(floodVariable); to != "" {
+		os.Exit(flood(to))
+	}
 	if os.Getenv(serveVariable) == "" {
 		goleak.VerifyTestMain(m)
 		return

@@ -26,6 +26,8 @@ type Options struct {
 	Providers map[string]Limits
 	// Tenant are the limits that each tenant has for itself.
 	Tenant Limits
+	// Credential are the limits that each credential has for itself.
+	Credential Limits
 	// Free are the providers whose calls count against no tenant's limits,
 	// since they cost nothing.
 	Free map[string]bool
@@ -33,7 +35,7 @@ type Options struct {
 	// price is known. It is called concurrently, without locks of the Ledger.
 	// Where it is nil no price is known.
 	Cost func(provider, model string, u *protocol.Usage) (usd float64, ok bool)
-	// MaxTenants bounds how many tenants are told apart; 10,000 by default.
+	// MaxTenants bounds how many tenants, and how many credentials, are told apart; 10,000 by default.
 	// Those that come later share limits and totals, under the name Other.
 	MaxTenants int
 	// MaxModels bounds the models, of all providers together, that are told
@@ -60,12 +62,13 @@ type Ledger struct {
 	// One lock for all of it: a reservation takes from provider and tenant at
 	// once, and a call to a provider costs milliseconds where this costs less
 	// than one microsecond (BenchmarkReserveAndSettle).
-	mu        sync.Mutex
-	providers map[string]*account // guarded by mu: those with limits
-	tenants   map[string]*account // guarded by mu
-	names     map[string]struct{} // guarded by mu: the providers in totals
-	models    map[string]struct{} // guarded by mu
-	totals    map[Key]*Total      // guarded by mu
+	mu          sync.Mutex
+	providers   map[string]*account // guarded by mu: those with limits
+	tenants     map[string]*account // guarded by mu
+	credentials map[string]*account // guarded by mu; nil without limits on them
+	names       map[string]struct{} // guarded by mu: the providers in totals
+	models      map[string]struct{} // guarded by mu
+	totals      map[Key]*Total      // guarded by mu
 }
 
 // An account is what a provider or a tenant may spend. Its buckets are guarded
@@ -89,6 +92,9 @@ func New(o Options) *Ledger {
 		models:    make(map[string]struct{}),
 		totals:    make(map[Key]*Total),
 	}
+	if o.Credential != (Limits{}) {
+		l.credentials = make(map[string]*account)
+	}
 	now := time.Now()
 	for name, limits := range o.Providers {
 		l.providers[name] = newAccount(limits, now)
@@ -108,11 +114,17 @@ func New(o Options) *Ledger {
 //
 // A reservation must be ended by Settle or Release.
 func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
+	return l.ReserveFor(k, "", tokens)
+}
+
+// ReserveFor is Reserve that takes from the credential, too, by which the tenant
+// came; "" for none.
+func (l *Ledger) ReserveFor(k Key, credential string, tokens int64) (*Reservation, time.Duration) {
 	tokens = min(max(tokens, 0), maxTokens)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	r := l.reservation(k, now)
+	r := l.reservation(k, credential, now)
 	var wait time.Duration
 	for _, a := range r.accounts {
 		if a == nil {
@@ -135,13 +147,31 @@ func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
 }
 
 // reservation returns one that has taken nothing yet. It is called with mu held.
-func (l *Ledger) reservation(k Key, now time.Time) *Reservation {
+func (l *Ledger) reservation(k Key, credential string, now time.Time) *Reservation {
 	tenant, a := l.tenant(k.Tenant, now)
 	k.Tenant = tenant
 	if l.opts.Free[k.Provider] {
-		a = nil
+		a, credential = nil, ""
 	}
-	return &Reservation{ledger: l, key: k, accounts: [2]*account{l.providers[k.Provider], a}}
+	return &Reservation{ledger: l, key: k, accounts: [3]*account{l.providers[k.Provider], a, l.credential(credential, now)}}
+}
+
+// credential returns the account of one; nil where it has no limits. It is called
+// with mu held.
+func (l *Ledger) credential(id string, now time.Time) *account {
+	if id == "" || l.credentials == nil {
+		return nil
+	}
+	if a, ok := l.credentials[id]; ok {
+		return a
+	}
+	id = bounded(id, len(l.credentials), l.opts.MaxTenants)
+	a, ok := l.credentials[id]
+	if !ok {
+		a = newAccount(l.opts.Credential, now)
+		l.credentials[id] = a
+	}
+	return a
 }
 
 // tenant returns the name that a tenant is counted under, and its account. It

@@ -18,8 +18,8 @@ type Reservation struct {
 	// Set by Reserve, then read-only.
 	ledger   *Ledger
 	key      Key
-	accounts [2]*account // the provider's and the tenant's; nil without limits
-	taken    [2]int64    // tokens that were taken from each
+	accounts [3]*account // the provider's, the tenant's and the credential's; nil without limits
+	taken    [3]int64    // tokens that were taken from each
 
 	mu      sync.Mutex
 	ended   bool            // guarded by mu
@@ -77,7 +77,7 @@ func (r *Reservation) Settle(u *protocol.Usage, inputBytes, outputBytes int64) *
 func (l *Ledger) Charge(k Key, u *protocol.Usage, inputBytes, outputBytes int64) *protocol.Usage {
 	l.mu.Lock()
 	now := time.Now()
-	r := l.reservation(k, now)
+	r := l.reservation(k, "", now)
 	for _, a := range r.accounts {
 		if a != nil {
 			a.requests.refill(now)

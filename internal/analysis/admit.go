@@ -74,7 +74,7 @@ func (j *job) reserve(t *target) (*accounting.Reservation, time.Duration) {
 	if !t.local() {
 		tokens = tokensOf(j.req)
 	}
-	return j.s.ledger.Reserve(accounting.Key{Provider: t.Name(), Model: t.model, Tenant: j.info.Owner}, tokens)
+	return j.s.ledger.ReserveFor(accounting.Key{Provider: t.Name(), Model: t.model, Tenant: j.info.Owner}, j.info.Credential, tokens)
 }
 
 // admit waits until t may be called, and returns the pass, or a

@@ -33,6 +33,7 @@ type job struct {
 	// cancel ends ctx; the first cause counts. It is a cancelled or an
 	// *protocol.Error.
 	cancel context.CancelCauseFunc
+	onEnd  func() // StartOptions.Ended
 
 	ready chan struct{} // closed when it has started, or could not
 	spent spending

@@ -199,6 +199,8 @@ type Options struct {
 	Pool resilience.PoolLimits
 	// TenantLimits are what each owner may use within a minute.
 	TenantLimits accounting.Limits
+	// CredentialLimits are what each credential of theirs may.
+	CredentialLimits accounting.Limits
 	// Random orders providers of the same priority: it returns numbers from 0
 	// to 1. math/rand's by default.
 	Random func() float64

@@ -80,18 +80,26 @@ type StartOptions struct {
 	Owner string
 	// Tenant is whose streams the job's stream is among; "" for those of nobody.
 	Tenant string
+	// Credential is what the owner came with, for its limits; "" for none.
+	Credential string
+	// Ended is called once the job that Start has created runs here no more; nil for
+	// nothing.
+	Ended func()
 }
 
 // Info is what is known of a running job.
 type Info struct {
-	ID        string
-	Provider  string
-	Model     string
-	Analysis  protocol.AnalysisKind
-	Language  string
-	Owner     string
-	RequestID string
-	Started   time.Time
+	ID       string
+	Provider string
+	Model    string
+	Analysis protocol.AnalysisKind
+	Language string
+	Owner    string
+	// Credential is the owner's; "" where nothing is known of it, as of a job that
+	// another node has begun.
+	Credential string
+	RequestID  string
+	Started    time.Time
 }
 
 // Start starts a job and returns its id, which is its stream's too; created
@@ -180,7 +188,8 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 	}
 	j.w = w
 	j.info = Info{ID: id, Provider: j.list[0].Name(), Model: j.list[0].model, Analysis: j.req.Analysis, Language: language(j.req),
-		Owner: o.Owner, RequestID: o.RequestID, Started: time.Now()}
+		Owner: o.Owner, Credential: o.Credential, RequestID: o.RequestID, Started: time.Now()}
+	j.onEnd = o.Ended
 	started = true
 	s.launch(j, 0)
 	return id, nil
@@ -201,6 +210,9 @@ func (s *Service) launch(j *job, kept int) {
 	j.unoffer = s.offer(j)
 	go func() {
 		defer s.release()
+		if j.onEnd != nil {
+			defer j.onEnd()
+		}
 		j.run()
 	}()
 }

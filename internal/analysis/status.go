@@ -23,8 +23,8 @@ func newLedger(cs []*candidate, o *Options) *accounting.Ledger {
 	}
 	return accounting.New(accounting.Options{
 		Providers: limits,
-		Tenant:    o.TenantLimits,
-		Free:      free,
+		Tenant:    o.TenantLimits, Credential: o.CredentialLimits,
+		Free: free,
 		Cost: func(provider, model string, u *protocol.Usage) (float64, bool) {
 			p := prices[[2]string{provider, model}]
 			return p.Cost(u), !p.IsZero()

@@ -68,6 +68,7 @@ func (s *Serve) problems() []problem {
 			fail("recovery", "%s is named twice", r.Code)
 		}
 	}
+	found = append(found, s.Limits.problems()...)
 	return append(found, s.checkNumbers()...)
 }
 

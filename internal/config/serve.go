@@ -106,6 +106,7 @@ type Serve struct {
 	MemoryLimit             int   `group:"Limits" default:"3" help:"Work at once that needs much memory."`
 	TenantRequestsPerMinute int64 `group:"Limits" default:"0" help:"Calls of providers that each tenant may cause in a minute. 0 sets no limit."`
 	TenantTokensPerMinute   int64 `group:"Limits" default:"0" help:"Tokens that each tenant may use in a minute. 0 sets no limit."`
+	Limits                  `embed:""`
 
 	MasterKey              Secret        `group:"Provider keys" placeholder:"KEY" help:"Key that seals the provider keys that are set while the server runs: 32 random bytes in base64 or hexadecimal. Several with commas between: the first seals, all open. Without it, and without the next two, no keys can be set. Prefer the variable or --master-key-file."`
 	MasterKeyFile          string        `group:"Provider keys" placeholder:"FILE" help:"File of such keys, one a line; lines that begin with # are comments."`

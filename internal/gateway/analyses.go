@@ -47,7 +47,7 @@ func (g *Gateway) analyze(w http.ResponseWriter, r *http.Request) {
 	if wantsSSE(r) || wait > 0 {
 		// An analysis that its client could not watch would run, and cost, for
 		// nobody.
-		if err := g.opts.Streams.Admissible(); err != nil {
+		if err := g.opts.Streams.Admissible(r.Context()); err != nil {
 			g.fail(w, r, err)
 			return
 		}
@@ -230,7 +230,8 @@ type Commands struct {
 	// Commands first: set it before the server starts.
 	Metadata func(ctx context.Context, id string) (protocol.Metadata, error)
 	// Audit records the commands; nil for nowhere.
-	Audit *audit.Log
+	Audit  *audit.Log
+	Limits *Limits // nil for none
 }
 
 // Analyze starts an analysis.
@@ -287,5 +288,8 @@ func (c *Commands) Cancel(ctx context.Context, stream string) (err error) {
 // caller's.
 func (c *Commands) Authenticate(ctx context.Context, token string) (err error) {
 	defer func() { c.record(ctx, protocol.CommandAuthenticate, "", "", err) }()
-	return c.Auth.Renew(ctx, token)
+	if err = c.Auth.Renew(ctx, token); err != nil && protocol.AsError(err).Code == protocol.CodeUnauthorized {
+		c.Limits.Unknown(ctx)
+	}
+	return err
 }

@@ -50,7 +50,7 @@ type Streams interface {
 	// Metadata returns what the stream's events say in short.
 	Metadata(ctx context.Context, id string) (protocol.Metadata, error)
 	// Admissible reports why a connection that came now would have no place.
-	Admissible() error
+	Admissible(ctx context.Context) error
 	// Collect waits until the stream has ended, or ctx has, and returns what it
 	// says until then. Who waits has a place as a connection has.
 	Collect(ctx context.Context, id string) (*protocol.Transcript, protocol.Metadata, error)
@@ -96,6 +96,7 @@ type Options struct {
 	// Page holds index.html and what it needs; nil for none.
 	Page    fs.FS
 	Metrics Metrics // nil for none
+	Limits  *Limits // on what callers ask for; nil for none
 	Logger  zerolog.Logger
 	// Proxies are believed when they say who their client is; nil for none.
 	Proxies *proxies.Proxies
@@ -191,6 +192,9 @@ func New(o Options) (*Gateway, error) {
 			if id, ok := auth.FromContext(r.Context()); ok {
 				x := exchangeOf(r)
 				x.identity, x.caller, x.known = id.Name, id, true
+				if !o.Limits.enter(w, r, id) {
+					return
+				}
 			}
 			h(w, r)
 		})))
@@ -223,7 +227,7 @@ func New(o Options) (*Gateway, error) {
 	}
 
 	// A page sees errors only with the headers that its origin needs.
-	h := o.Origins.middleware(g.bodyGuard(http.HandlerFunc(g.route)))
+	h := o.Origins.middleware(g.bodyGuard(o.Limits.arrive(http.HandlerFunc(g.route))))
 	if o.LoopbackOnly {
 		h = hostGuard(o.Origins, h)
 	}

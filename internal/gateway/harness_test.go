@@ -64,7 +64,7 @@ func (noSource) Read(context.Context, string, uint64, int) ([]protocol.Encoded, 
 // jobs is an Analyses whose streams say "hello " and, unless the code is
 // "hold", "world" and the end.
 type jobs struct {
-	t     *testing.T
+	t     testing.TB
 	feeds *hub.Feeds
 	ids   chan string // of those that were started
 
@@ -135,7 +135,7 @@ func (j *jobs) Cancel(_ context.Context, id string) error {
 
 // A node is a server with everything real but the analyses.
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	url     string
 	jobs    *jobs
 	hub     *hub.Hub
@@ -149,7 +149,7 @@ type node struct {
 const apiKey = "canary-key-0123456789"
 
 // start runs a node. Keys are needed where withKey is set.
-func start(t *testing.T, withKey bool, change ...func(*gateway.Options)) *node {
+func start(t testing.TB, withKey bool, change ...func(*gateway.Options)) *node {
 	t.Helper()
 	n := &node{t: t, log: new(safeBuffer)}
 	var keys []auth.Key
@@ -254,7 +254,7 @@ func (n *node) do(method, target, body string, header ...string) answer {
 	return answer{res.StatusCode, res.Header, string(b)}
 }
 
-func decode[T any](t *testing.T, a answer) T {
+func decode[T any](t testing.TB, a answer) T {
 	t.Helper()
 	var v T
 	if err := json.Unmarshal([]byte(a.body), &v); err != nil {

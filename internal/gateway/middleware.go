@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -31,6 +32,11 @@ type exchangeRecord struct {
 	caller auth.Identity
 	known  bool
 	code   string
+
+	// What Limits know of the request.
+	address netip.Addr
+	secret  string // its credential, to be compared only
+	quiet   bool   // it is one of too many, and not worth a line of the log
 }
 
 type exchangeKey struct{}
@@ -110,6 +116,9 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	}
 	if status >= 500 {
 		level = max(level, zerolog.WarnLevel)
+	}
+	if x.quiet {
+		level = zerolog.DebugLevel
 	}
 	streamed := status == http.StatusSwitchingProtocols || rec.Header().Get("Content-Type") == "text/event-stream"
 	if g.opts.Metrics != nil {

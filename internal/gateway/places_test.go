@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 // A fullHub has no place for another connection.
 type fullHub struct{ *hub.Hub }
 
-func (fullHub) Admissible() error {
+func (fullHub) Admissible(context.Context) error {
 	return protocol.Errorf(protocol.CodeOverloaded, "this node has its limit of connections")
 }
 

@@ -45,6 +45,7 @@ type Metrics struct {
 	requests      *prometheus.CounterVec
 	requestTime   *prometheus.HistogramVec
 	refused       *prometheus.CounterVec
+	limited       *prometheus.CounterVec
 
 	mu     sync.Mutex
 	models map[[2]string]bool // guarded by mu
@@ -84,6 +85,7 @@ func NewMetrics(version string) *Metrics {
 	m.unstored = gauge(reg, "store_unstored_bytes", "Bytes of events that wait to be stored.")
 	m.degraded = gauge(reg, "store_degraded", "1 while the store does not take events.")
 	m.requests = counterVec(reg, "http_requests_total", "HTTP requests answered, by route and status.", "route", "status")
+	m.limited = counterVec(reg, "limited_total", "What was refused since a limit was reached, by limit.", "limit")
 	m.requestTime = histogramVec(reg, "http_request_seconds", "Time until an HTTP request was answered. Event streams and WebSockets are not in it: connection_seconds is how long they lived.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30, 120, 600}, "route")
 

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/gateway"
+	"github.com/athena-hub/athena/internal/ratelimit"
+)
+
+// callerLimits are how much callers may ask for.
+type callerLimits struct {
+	gateway   *gateway.Limits
+	places    *ratelimit.Places
+	addresses *ratelimit.Addresses
+	redis     *ratelimit.Redis // nil for none
+}
+
+// openLimits makes what counts.
+func (n *node) openLimits() error {
+	cfg, log := n.cfg, n.log.With().Str("part", "limits").Logger()
+	l := &callerLimits{places: new(ratelimit.Places), addresses: ratelimit.NewAddresses(ratelimit.AddressOptions{
+		RequestsPerMinute: cfg.LimitAddressRequests, FailuresPerMinute: cfg.LimitAddressFailures,
+		Block: cfg.LimitAddressBlock, BlockMax: cfg.LimitAddressBlockMax,
+	})}
+	if cfg.RedisURL != "" {
+		password, err := cfg.RedisPassword()
+		if err != nil {
+			return err
+		}
+		l.redis, err = ratelimit.OpenRedis(ratelimit.RedisOptions{
+			URL: cfg.RedisURL.Reveal(), Password: password.Reveal(), Timeout: cfg.RedisTimeout,
+			Changed: func(err error) {
+				if err != nil {
+					log.Warn().Err(err).Str("until_then", cfg.RedisFailure).Msg("Redis does not answer: the limits of all nodes together don't hold until it is back")
+					return
+				}
+				log.Info().Msg("Redis is back, and with it the limits of all nodes together")
+			},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	l.gateway = gateway.NewLimits(gateway.LimitOptions{
+		Key: gateway.Caps{RequestsPerMinute: cfg.LimitKeyRequests, BytesPerMinute: int64(cfg.LimitKeyBytes),
+			Connections: cfg.LimitKeyConnections, Streams: cfg.LimitKeyStreams},
+		Tenant: gateway.Caps{RequestsPerMinute: cfg.LimitTenantRequests, BytesPerMinute: int64(cfg.LimitTenantBytes),
+			Connections: cfg.LimitTenantConnections, Streams: cfg.LimitTenantStreams},
+		AddressConnections: cfg.LimitAddressConnections,
+		Address:            func(r *http.Request) netip.Addr { return gateway.ClientAddress(r.Context()) },
+		Limiter:            ratelimit.NewLimiter(ratelimit.NewBuckets(0), l.redis, ratelimit.Failure(cfg.RedisFailure)),
+		Places:             l.places, Addresses: l.addresses, Metrics: n.metrics,
+		Blocked: func(a netip.Addr, d time.Duration) {
+			log.Warn().Stringer("address", a).Dur("for_ms", d).Msg("an address is blocked, since too many of its credentials were not known")
+		},
+	})
+	if l.redis == nil {
+		n.metrics.ObserveLimits(l.addresses.Len, nil, nil)
+	} else {
+		n.metrics.ObserveLimits(l.addresses.Len, l.redis.Up, l.redis.Failures)
+	}
+	n.limits = l
+	return nil
+}
+
+// guard keeps floods from blocked addresses from being read.
+func (n *node) guard(ln net.Listener) net.Listener {
+	return gateway.Guard(ln, n.limits.addresses.Shut, func() { n.metrics.Limited("address-flood") })
+}
+
+// close ends what asks Redis.
+func (l *callerLimits) close() error {
+	if l == nil || l.redis == nil {
+		return nil
+	}
+	return l.redis.Close()
+}
+
+// describeAll is the answer of GET /v1/cluster.
+func (n *node) describeAll(ctx context.Context) gateway.Cluster {
+	c := n.describeCluster(ctx)
+	if l := n.limits; l.redis != nil && !l.redis.Up() {
+		c.Degraded = append(c.Degraded, "Redis does not answer: "+map[ratelimit.Failure]string{
+			ratelimit.FailLocal: "limits hold for each node by itself",
+			ratelimit.FailAllow: "limits don't hold",
+			ratelimit.FailDeny:  "what has a limit is refused",
+		}[ratelimit.Failure(n.cfg.RedisFailure)])
+	}
+	return c
+}
+
+// credentialOf is the id of what the caller came with.
+func credentialOf(ctx context.Context) string {
+	id, _ := auth.FromContext(ctx)
+	return id.Credential
+}

@@ -1,0 +1,66 @@
+package hub
+
+import (
+	"context"
+	"sync"
+
+	"github.com/athena-hub/athena/protocol"
+)
+
+// admit gives a connection its place, on this node and among those of its
+// caller, or says why it can't have one. Whoever was admitted calls leave, once.
+func (h *Hub) admit(ctx context.Context, transport string) (leave func(), err error) {
+	if err := h.admitHere(); err != nil {
+		return nil, err
+	}
+	if h.opts.Admit == nil {
+		return h.leave, nil
+	}
+	callers, err := h.opts.Admit(ctx, transport)
+	if err != nil {
+		h.leave()
+		return nil, &callerLimit{err}
+	}
+	return sync.OnceFunc(func() { callers(); h.leave() }), nil
+}
+
+// A callerLimit says that it is the caller who has too many connections, and not
+// the node.
+type callerLimit struct{ error }
+
+func (e *callerLimit) Unwrap() error { return e.error }
+
+// admitHere gives a connection its place on the node, which leave gives back.
+func (h *Hub) admitHere() error {
+	if h.draining.Load() {
+		return protocol.Errorf(protocol.CodeDraining, "this node is shutting down; another takes new connections").
+			WithRetryAfter(h.reconnectDelay())
+	}
+	if h.places.Add(1) > int64(h.opts.MaxConnections) {
+		h.places.Add(-1)
+		return protocol.Errorf(protocol.CodeOverloaded, "this node has its limit of %d connections", h.opts.MaxConnections).
+			WithRetryAfter(h.reconnectDelay())
+	}
+	return nil
+}
+
+func (h *Hub) leave() { h.places.Add(-1) }
+
+// Admissible reports why a connection that came now, from the caller that ctx
+// carries, would have no place. It takes none: it is for who has something to do
+// before.
+func (h *Hub) Admissible(ctx context.Context) error {
+	leave, err := h.admit(ctx, "")
+	if err == nil {
+		leave()
+	}
+	return err
+}
+
+// tooMany ends a WebSocket that has just begun: as its caller has too many. Pages
+// don't see the status of a refused handshake, and would come back at once.
+func (s *session) tooMany(limit *callerLimit) {
+	e := protocol.AsError(limit)
+	s.tell(&protocol.Message{Type: protocol.MessageError, Error: e})
+	s.end(ending{reason: "limit", code: protocol.CloseLimit, detail: e.Detail})
+}

@@ -1,0 +1,387 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/problem"
+	"github.com/athena-hub/athena/internal/ratelimit"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// Caps are what somebody may have: what in a minute, how many at once. 0 is no
+// limit.
+type Caps struct {
+	RequestsPerMinute, BytesPerMinute int64
+	Connections, Streams              int64
+}
+
+// LimitOptions configure Limits.
+type LimitOptions struct {
+	// Key is for each credential, Tenant for each tenant. A credential that names
+	// no tenant is one of its own.
+	Key, Tenant Caps
+	// AddressConnections is how many connections one address may have.
+	AddressConnections int64
+	// Limiter counts minutes. Required.
+	Limiter *ratelimit.Limiter
+	// Places counts what is had at once. Required.
+	Places *ratelimit.Places
+	// Addresses keep those out who try credentials. Required.
+	Addresses *ratelimit.Addresses
+	// Address is where a request comes from. Default: the other end of its
+	// connection.
+	Address func(*http.Request) netip.Addr
+	// Metrics is told of what was refused; nil for nobody.
+	Metrics LimitMetrics
+	// Blocked is told when an address is shut out, and for how long; nil for
+	// nobody.
+	Blocked func(address netip.Addr, d time.Duration)
+}
+
+// LimitMetrics is told of what was refused: by which limit.
+type LimitMetrics interface{ Limited(limit string) }
+
+// Limits hold callers to what they may ask of the node. A nil *Limits has none.
+//
+// An address's limits come before anybody is known, and are this node's alone;
+// those of credentials and tenants come after that.
+type Limits struct {
+	// Set by NewLimits, then read-only.
+	opts   LimitOptions
+	policy string // the RateLimit-Policy header
+}
+
+// NewLimits returns Limits.
+func NewLimits(o LimitOptions) *Limits {
+	if o.Address == nil {
+		o.Address = RemoteAddress
+	}
+	l := &Limits{opts: o}
+	var policies []string
+	for _, p := range []struct {
+		kind  ratelimit.Kind
+		limit int64
+		unit  string
+	}{
+		{ratelimit.CredentialRequests, o.Key.RequestsPerMinute, ""},
+		{ratelimit.TenantRequests, o.Tenant.RequestsPerMinute, ""},
+		{ratelimit.CredentialBytes, o.Key.BytesPerMinute, `;qu="content-bytes"`},
+		{ratelimit.TenantBytes, o.Tenant.BytesPerMinute, `;qu="content-bytes"`},
+	} {
+		if p.limit > 0 {
+			policies = append(policies, `"`+p.kind.String()+`";q=`+strconv.FormatInt(p.limit, 10)+";w=60"+p.unit)
+		}
+	}
+	l.policy = strings.Join(policies, ", ")
+	return l
+}
+
+// RemoteAddress is the other end of a request's connection; the zero Addr where
+// that isn't an address, which all such share.
+func RemoteAddress(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// arrive comes before authentication: it refuses what comes from an address that
+// sends too much, or too many bad credentials, and counts the latter.
+func (l *Limits) arrive(next http.Handler) http.Handler {
+	if l == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r)
+		x.address = l.opts.Address(r)
+		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+			next.ServeHTTP(w, r) // who asks for these decides whether others are sent here
+			return
+		}
+		secret := credential(r)
+		x.secret = secret
+		verdict, wait := l.opts.Addresses.Arrive(x.address, secret)
+		if verdict != ratelimit.Welcome {
+			// It is many that are refused, and each is cheap: they are counted, and
+			// not logged.
+			x.quiet = true
+			if verdict == ratelimit.Blocked {
+				w.Header().Set("Connection", "close") // the next one may not even be read
+				l.limited("address-failures")
+				problem.Write(w, protocol.Errorf(protocol.CodeRateLimited, "too many credentials from your address were not known").WithRetryAfter(wait))
+				return
+			}
+			l.limited("address")
+			problem.Write(w, protocol.Errorf(protocol.CodeRateLimited, "your address has sent as many requests as it may in a minute").WithRetryAfter(wait))
+			return
+		}
+		next.ServeHTTP(w, r)
+		if rec, ok := w.(*recorder); ok && rec.status == http.StatusUnauthorized && secret != "" {
+			l.failed(x.address)
+		}
+	})
+}
+
+// failed counts a credential that nobody knows.
+func (l *Limits) failed(a netip.Addr) {
+	if d := l.opts.Addresses.Failed(a); d > 0 && l.opts.Blocked != nil {
+		l.opts.Blocked(a, d)
+	}
+}
+
+// Unknown counts a credential that nobody knows, and that came over the connection
+// whose request had this context.
+func (l *Limits) Unknown(ctx context.Context) {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok && l != nil {
+		l.failed(x.address)
+	}
+}
+
+// credential is what a request brings to say who it comes from; "" for nothing.
+func credential(r *http.Request) string {
+	if h := r.Header.Get("Authorization"); h != "" {
+		return h
+	}
+	if k := r.Header.Get("X-Api-Key"); k != "" {
+		return k
+	}
+	if strings.Contains(r.URL.RawQuery, "=") { // what it is called may be escaped
+		return r.URL.Query().Get("ticket")
+	}
+	return ""
+}
+
+// enter comes after authentication: it takes what the request needs from its
+// caller's minute, and answers if there isn't enough.
+func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity) bool {
+	if l == nil {
+		return true
+	}
+	x := exchangeOf(r)
+	if !id.Anonymous {
+		l.opts.Addresses.Good(x.address, x.secret)
+	}
+	x.secret = "" // a connection may keep the record for as long as it lives
+	err := l.take(r.Context(), id, max(r.ContentLength, 0), w.Header())
+	if err != nil {
+		x.quiet = true
+		problem.Write(w, err)
+		return false
+	}
+	if r.ContentLength < 0 && hasBody(r) && (l.opts.Key.BytesPerMinute > 0 || l.opts.Tenant.BytesPerMinute > 0) {
+		r.Body = &counted{ReadCloser: r.Body, done: func(n int64) { l.spend(r.Context(), id, n) }}
+	}
+	return true
+}
+
+// maxDemands is how many buckets one request takes from.
+const maxDemands = 4
+
+// demands appends what a request of so many bytes takes.
+func (l *Limits) demands(d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
+	for _, of := range [2]struct {
+		caps            *Caps
+		requests, bytes ratelimit.Kind
+		name            string
+	}{
+		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, id.Credential},
+		{&l.opts.Tenant, ratelimit.TenantRequests, ratelimit.TenantBytes, TenantOf(id)},
+	} {
+		if n := of.caps.RequestsPerMinute; n > 0 && requests > 0 {
+			d = append(d, ratelimit.Demand{Key: ratelimit.Key{Kind: of.requests, Name: of.name}, PerMinute: n, N: requests})
+		}
+		if n := of.caps.BytesPerMinute; n > 0 {
+			d = append(d, ratelimit.Demand{Key: ratelimit.Key{Kind: of.bytes, Name: of.name}, PerMinute: n, N: bytes})
+		}
+	}
+	return d
+}
+
+// TenantOf is whom a caller counts for: its tenant or, where its credential names
+// none, itself.
+func TenantOf(id auth.Identity) string {
+	if id.Tenant != "" {
+		return id.Tenant
+	}
+	return "~" + id.Name // no tenant's name begins so
+}
+
+// take takes one request of so many bytes, and says in the headers, unless they
+// are nil, what is left.
+func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http.Header) error {
+	if l.policy == "" {
+		return nil
+	}
+	var demands [maxDemands]ratelimit.Demand
+	var levels [maxDemands]ratelimit.Level
+	d := l.demands(demands[:0], id, 1, bytes)
+	ok, err := l.opts.Limiter.Take(ctx, d, levels[:len(d)])
+	if err != nil {
+		l.limited("redis")
+		return protocol.Errorf(protocol.CodeOverloaded, "the limits on callers can't be looked up").WithRetryAfter(time.Second).WithCause(err)
+	}
+	if h != nil {
+		h.Set("RateLimit-Policy", l.policy)
+		h.Set("RateLimit", rateLimit(d, levels[:len(d)]))
+	}
+	if ok {
+		return nil
+	}
+	worst := 0
+	for i := range d {
+		if levels[i].Wait > levels[worst].Wait {
+			worst = i
+		}
+	}
+	l.limited(d[worst].Kind.String())
+	what := "requests"
+	if k := d[worst].Kind; k == ratelimit.CredentialBytes || k == ratelimit.TenantBytes {
+		what = "bytes"
+	}
+	who := "your key"
+	if k := d[worst].Kind; k == ratelimit.TenantRequests || k == ratelimit.TenantBytes {
+		who = "your tenant"
+	}
+	return protocol.Errorf(protocol.CodeRateLimited, "%s has used up its %d %s a minute", who, d[worst].PerMinute, what).WithRetryAfter(levels[worst].Wait)
+}
+
+// rateLimit is the RateLimit header (draft-ietf-httpapi-ratelimit-headers-10,
+// section 4): what is left of each policy, and the seconds until all of it is back.
+func rateLimit(demands []ratelimit.Demand, levels []ratelimit.Level) string {
+	b := make([]byte, 0, 96)
+	for i := range demands {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = append(b, '"')
+		b = append(b, demands[i].Kind.String()...)
+		b = append(b, `";r=`...)
+		b = strconv.AppendInt(b, levels[i].Left, 10)
+		b = append(b, ";t="...)
+		b = strconv.AppendInt(b, int64((levels[i].Full+time.Second-1)/time.Second), 10)
+	}
+	return string(b)
+}
+
+// spend takes bytes that have come already, if need be as a debt.
+func (l *Limits) spend(ctx context.Context, id auth.Identity, bytes int64) {
+	var demands [maxDemands]ratelimit.Demand
+	var levels [maxDemands]ratelimit.Level
+	d := l.demands(demands[:0], id, 0, bytes)
+	for i := range d {
+		// One by one: what the one can't give is to be taken from the other.
+		_, _ = l.opts.Limiter.Take(ctx, d[i:i+1], levels[:1]) // what can't be counted is given
+	}
+}
+
+// Admit gives a connection its place among its caller's: it is the hub's
+// Options.Admit.
+func (l *Limits) Admit(ctx context.Context, _ string) (leave func(), err error) {
+	if l == nil {
+		return func() {}, nil
+	}
+	var claims []ratelimit.Claim
+	claim := func(kind ratelimit.Kind, name string, n int64) {
+		if n > 0 {
+			claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: kind, Name: name}, Max: n})
+		}
+	}
+	if id, ok := auth.FromContext(ctx); ok {
+		claim(ratelimit.CredentialConnections, id.Credential, l.opts.Key.Connections)
+		claim(ratelimit.TenantConnections, TenantOf(id), l.opts.Tenant.Connections)
+	}
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
+		claim(ratelimit.AddressConnections, x.address.String(), l.opts.AddressConnections)
+	}
+	leave, full := l.opts.Places.Enter(claims...)
+	if full >= 0 {
+		return nil, l.full(claims[full], "connections")
+	}
+	return leave, nil
+}
+
+// placeRetry is when who has too much at once may try again: nobody knows when
+// something of it ends.
+const placeRetry = 5 * time.Second
+
+// full says that somebody has all that it may have at once.
+func (l *Limits) full(c ratelimit.Claim, of string) error {
+	l.limited(c.Kind.String())
+	who, _, _ := strings.Cut(c.Kind.String(), "-")
+	return protocol.Errorf(protocol.CodeRateLimited, "your %s has as many %s as it may, which is %d", who, of, c.Max).WithRetryAfter(placeRetry)
+}
+
+// Allow takes what a WebSocket's command needs from its caller's minute: it is
+// the hub's Options.Allow.
+func (l *Limits) Allow(ctx context.Context, _ protocol.CommandType, bytes int) error {
+	if l == nil {
+		return nil
+	}
+	id, ok := auth.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	return l.take(ctx, id, int64(bytes), nil)
+}
+
+// Streams takes a place for an analysis of this caller, until leave is called.
+func (l *Limits) Streams(ctx context.Context) (leave func(), err error) {
+	id, ok := auth.FromContext(ctx)
+	if l == nil || !ok {
+		return func() {}, nil
+	}
+	var claims []ratelimit.Claim
+	if n := l.opts.Key.Streams; n > 0 {
+		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: id.Credential}, Max: n})
+	}
+	if n := l.opts.Tenant.Streams; n > 0 {
+		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: TenantOf(id)}, Max: n})
+	}
+	leave, full := l.opts.Places.Enter(claims...)
+	if full >= 0 {
+		return nil, l.full(claims[full], "analyses running")
+	}
+	return leave, nil
+}
+
+func (l *Limits) limited(limit string) {
+	if l.opts.Metrics != nil {
+		l.opts.Metrics.Limited(limit)
+	}
+}
+
+// counted tells, once, how many bytes of a body of unknown length have come.
+type counted struct {
+	io.ReadCloser
+	n    int64
+	done func(n int64) // nil once it was told
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.n += int64(n)
+	if err != nil {
+		c.tell()
+	}
+	return n, err
+}
+
+func (c *counted) Close() error {
+	c.tell()
+	return c.ReadCloser.Close()
+}
+
+func (c *counted) tell() {
+	if c.done != nil {
+		c.done(c.n)
+		c.done = nil
+	}
+}

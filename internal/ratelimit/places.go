@@ -1,0 +1,59 @@
+package ratelimit
+
+import "sync"
+
+// A Claim is for one more of what somebody may have so many of at once.
+type Claim struct {
+	Key
+	Max int64 // more than 0
+}
+
+// Places count what is had at once. The zero value has nothing. Its methods may be
+// called concurrently.
+type Places struct {
+	mu     sync.Mutex
+	counts map[Key]int64 // guarded by mu: those that are not 0
+	// others have so many elsewhere, as far as is known.
+	others map[Key]int64 // guarded by mu; replaced, not changed
+}
+
+// Enter takes a place for each of the claims, or, where one of them has all of
+// its own, none, and returns that one's index. Otherwise the index is -1, and
+// leave, which may be called more than once, gives the places back.
+func (p *Places) Enter(claims ...Claim) (leave func(), full int) {
+	if len(claims) == 0 {
+		return func() {}, -1
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, c := range claims {
+		if p.counts[c.Key]+p.others[c.Key] >= c.Max {
+			return nil, i
+		}
+	}
+	if p.counts == nil {
+		p.counts = make(map[Key]int64)
+	}
+	for _, c := range claims {
+		p.counts[c.Key]++
+	}
+	var once sync.Once
+	return func() { once.Do(func() { p.leave(claims) }) }, -1
+}
+
+func (p *Places) leave(claims []Claim) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range claims {
+		if p.counts[c.Key]--; p.counts[c.Key] == 0 {
+			delete(p.counts, c.Key)
+		}
+	}
+}
+
+// Held is how many places are taken here.
+func (p *Places) Held(k Key) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts[k]
+}
