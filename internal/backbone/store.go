@@ -89,6 +89,7 @@ func (b *Backbone) openStore(ctx context.Context) (err error) {
 		{&s.keys, keysConfig()},
 		{&s.requests, requestsConfig()},
 		{&s.credentials, credentialsConfig()},
+		{&s.secrets, secretsConfig()},
 	} {
 		if *p.at, err = b.openPart(ctx, p.config); err != nil {
 			return fmt.Errorf("open %s: %w", p.config.Name, known(err))
