@@ -33,7 +33,9 @@ type node struct {
 	started time.Time
 	callers *auth.Authenticator // knows the tickets that this node has issued
 	keyring *auth.Keyring
-	bus     *backbone.Backbone
+	// published are the keys of an identity provider; nil where none is used.
+	published *auth.JWKS
+	bus       *backbone.Backbone
 	// stopTickets ends the answers to other nodes about these.
 	stopTickets func()
 	feeds       *hub.Feeds
@@ -296,6 +298,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.keyring != nil {
 		n.keyring.Close()
+	}
+	if n.published != nil {
+		n.published.Close()
 	}
 	for _, stop := range []func(){n.stopStarts, n.stopTickets} {
 		if stop != nil {
