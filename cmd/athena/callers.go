@@ -49,6 +49,9 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 	if cfg.Clustered() {
 		o.Node, o.Elsewhere = cfg.Node, n.redeemElsewhere
 	}
+	if cfg.RequireAuth && len(keys) == 0 && tokens == nil && !n.keyring.HasAdmin() {
+		log.Warn().Msg("nobody may come without a credential, and no key that is known has the scope admin; give --api-key once, and make keys with it: athena keys create")
+	}
 	n.callers, err = auth.New(keys, o)
 	return n.callers, err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -304,6 +305,15 @@ func (k *Keyring) List() []KeyInfo {
 		}
 	}
 	return list
+}
+
+// HasAdmin reports whether a key is good that may make others.
+func (k *Keyring) HasAdmin() bool {
+	now := time.Now()
+	return slices.ContainsFunc(k.List(), func(i KeyInfo) bool {
+		s := i.State(now)
+		return i.Scopes&ScopeAdmin != 0 && (s == KeyActive || s == KeyRotating)
+	})
 }
 
 // A NewKey is what a key is made of.

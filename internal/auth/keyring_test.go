@@ -370,9 +370,11 @@ func TestATicketEndsWithItsKeyAndIsForThePageThatAskedForIt(t *testing.T) {
 	own.Header.Set("Origin", "http://athena.example")
 	for _, c := range []struct {
 		name, ticket, target string
-		origin               string
+		origin               string // or Sec-Fetch-Site, where it is none
 		status               int
 	}{
+		{"the server's own page, behind a proxy that changes the host", a.Ticket(who, own), "http://10.0.0.1/stream", "same-origin", 200},
+		{"another page's image", a.Ticket(who, own), "http://athena.example/stream", "cross-site", 401},
 		{"the same page", a.Ticket(who, page), "http://athena.example/stream", "https://app.example", 200},
 		{"another page", a.Ticket(who, page), "http://athena.example/stream", "https://evil.example", 401},
 		{"no page", a.Ticket(who, page), "http://athena.example/stream", "", 401},
@@ -382,8 +384,11 @@ func TestATicketEndsWithItsKeyAndIsForThePageThatAskedForIt(t *testing.T) {
 		{"a program's, from anywhere", a.Ticket(who, here), "http://athena.example/stream", "https://app.example", 200},
 	} {
 		header := []string{}
-		if c.origin != "" {
+		switch {
+		case strings.Contains(c.origin, ":"):
 			header = []string{"Origin", c.origin}
+		case c.origin != "":
+			header = []string{"Sec-Fetch-Site", c.origin}
 		}
 		if status, body := serve(a, c.target+"?ticket="+c.ticket, header...); status != c.status {
 			t.Errorf("%s: %d %s", c.name, status, body)
