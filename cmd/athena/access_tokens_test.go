@@ -79,6 +79,11 @@ func TestTokensOfAnIdentityProviderLetTheirTenantsInUntilTheyExpire(t *testing.T
 		}
 	}
 
+	if r := s.do("GET", "/metrics", "", authorization(token("root", "", time.Hour, "scope", "admin"))...); !strings.Contains(r.body, `athena_auth_failures_total{reason="claims"} 2`) ||
+		!strings.Contains(r.body, `athena_auth_failures_total{reason="expired"} 1`) {
+		t.Errorf("the refusals are not counted: %s", r.body)
+	}
+
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	connect := func() *wsConn {
