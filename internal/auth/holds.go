@@ -115,7 +115,7 @@ func (a *Authenticator) judge(w *watch) {
 	now := time.Now()
 	s := a.standing(w.hold.Identity(), now)
 	code, until := protocol.CloseExpired, s.until
-	if s.err == errRevoked {
+	if s.why == errRevoked {
 		code = protocol.CloseRevoked
 	} else if !until.IsZero() {
 		until = until.Add(a.grace)
@@ -129,7 +129,7 @@ func (a *Authenticator) judge(w *watch) {
 	case over(until, now):
 		w.over = true
 		a.unregister(w)
-		w.end(code, s.err.(*protocol.Error).Detail)
+		w.end(code, s.why.told.Detail)
 	default:
 		// Long timers are cut, since the clock may be set in between.
 		w.timer = time.AfterFunc(min(until.Sub(now), time.Hour), func() { a.judge(w) })
@@ -176,7 +176,7 @@ func (a *Authenticator) standing(id Identity, now time.Time) standing {
 func (a *Authenticator) good(id Identity) error {
 	now := time.Now()
 	if s := a.standing(id, now); over(s.until, now) {
-		return s.err
+		return s.why
 	}
 	return nil
 }

@@ -266,7 +266,7 @@ func (k *Keyring) lookup(text string) (Identity, error) {
 	}
 	now := time.Now()
 	if s := r.standing(generation, parent, now); over(s.until, now) {
-		return Identity{}, s.err
+		return Identity{}, s.why
 	}
 	return r.identity(generation), nil
 }

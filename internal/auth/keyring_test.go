@@ -284,10 +284,14 @@ func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {
 // connect is a connection by a token; it tells how it ended.
 func connect(t *testing.T, a *auth.Authenticator, token string) (ctx context.Context, ended *atomic.Int32) {
 	t.Helper()
-	h := a.Middleware(func(*http.Request) bool { return false }, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context() }))
+	served := make(chan context.Context, 1)
+	h := a.Middleware(func(*http.Request) bool { return false }, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { served <- r.Context() }))
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("X-API-Key", token)
-	if h.ServeHTTP(httptest.NewRecorder(), r); ctx == nil {
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	select {
+	case ctx = <-served:
+	default:
 		t.Fatal("the key was refused")
 	}
 	ended = new(atomic.Int32)
