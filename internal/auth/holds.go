@@ -216,19 +216,6 @@ func (a *Authenticator) Renew(ctx context.Context, token string) error {
 	return nil
 }
 
-// Bound returns a context that ends with ctx, or with the credential of its
-// caller, in which case its cause is a *protocol.Error. release must be called.
-func Bound(ctx context.Context) (bound context.Context, release func()) {
-	bound, cancel := context.WithCancelCause(ctx)
-	stop := func() {}
-	if h := HoldOf(ctx); h != nil {
-		stop = h.Watch(func(_ int, detail string) {
-			cancel(protocol.Errorf(protocol.CodeUnauthorized, "%s", detail))
-		})
-	}
-	return bound, func() { stop(); cancel(context.Canceled) }
-}
-
 type contextKey struct{}
 
 // NewContext returns a context that carries id, which doesn't end.
