@@ -3,6 +3,8 @@ package hub
 import (
 	"context"
 	"errors"
+	"sync/atomic"
+	"time"
 
 	"github.com/athena-hub/athena/protocol"
 )
@@ -16,6 +18,10 @@ func (h *Hub) credential(ctx context.Context) Credential {
 	return h.opts.Credential(ctx)
 }
 
+// goodbyePatience is how long a client whose credential has ended may take to
+// read what is on its way to it, and why. Then its connection is cut.
+const goodbyePatience = time.Second
+
 // watchCredential ends the session with its client's credential: a WebSocket is
 // told by the close code, and an SSE response ends; who comes back without a
 // fresh one is refused.
@@ -24,13 +30,22 @@ func (s *session) watchCredential() {
 	if s.caller == nil {
 		return
 	}
-	s.release = s.caller.Watch(func(code int, detail string) {
-		reason := "expired"
+	var cut atomic.Pointer[time.Timer]
+	release := s.caller.Watch(func(code int, detail string) {
+		e := ending{reason: "expired", code: code, detail: detail}
 		if code == protocol.CloseRevoked {
-			reason = "revoked"
+			e.reason = "revoked"
 		}
-		s.end(ending{reason: reason, code: code, detail: detail})
+		s.end(e)
+		e.abort = true
+		cut.Store(time.AfterFunc(goodbyePatience, func() { s.end(e) }))
 	})
+	s.release = func() {
+		release() // the timer isn't set after this
+		if t := cut.Load(); t != nil {
+			t.Stop()
+		}
+	}
 	s.caller = nil // it holds the request
 }
 

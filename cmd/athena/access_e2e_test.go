@@ -335,3 +335,20 @@ func TestATicketIsGoodOnceOnAllNodesAndForItsPage(t *testing.T) {
 		}
 	}
 }
+
+func TestKnownKeysGoOnWorkingWithoutAMajorityAndNoneCanBeMade(t *testing.T) {
+	g := together(t, []string{"a", "b", "c"})
+	a, b := g.nodes[0], g.nodes[1]
+	k := b.createKey(only("acme", "analyze", "read"))
+	if r := a.do("POST", "/v1/negotiate", "", authorization(k.Key)...); r.status != http.StatusOK {
+		t.Fatalf("on the other node: %d %s", r.status, r.body)
+	}
+	b.kill()
+	g.nodes[2].kill()
+	if r := a.do("POST", "/v1/analyses?wait=20s", aRequest, authorization(k.Key)...); r.status != http.StatusCreated || !protocol.StreamOf(decode[protocol.Metadata](t, r).ID, "acme") {
+		t.Errorf("a known key: %d %s", r.status, r.body)
+	}
+	for _, r := range []reply{a.do("POST", "/v1/keys", `{"name":"late"}`), a.do("DELETE", "/v1/keys/"+k.ID, "")} {
+		wantProblem(t, r, http.StatusServiceUnavailable, protocol.CodeServiceUnavailable)
+	}
+}

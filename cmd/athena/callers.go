@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"sync"
 	"time"
 
@@ -35,8 +36,12 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 	if n.keyring, err = auth.OpenKeyring(ctx, auth.KeyringOptions{Store: n.bus.Credentials(), Logger: log}); err != nil {
 		return nil, err
 	}
+	tokens, err := n.openTokens(ctx, log)
+	if err != nil {
+		return nil, err
+	}
 	refused := &refusals{log: log}
-	o := auth.Options{AllowAnonymous: len(keys) == 0 && !cfg.RequireAuth, Stored: n.keyring, Grace: cfg.AuthGrace,
+	o := auth.Options{AllowAnonymous: len(keys) == 0 && !cfg.RequireAuth, Stored: n.keyring, JWT: tokens, Grace: cfg.AuthGrace,
 		OnFailure: func(_ context.Context, f auth.Failure) {
 			n.metrics.Refused(string(f))
 			refused.note(f)
@@ -44,8 +49,45 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 	if cfg.Clustered() {
 		o.Node, o.Elsewhere = cfg.Node, n.redeemElsewhere
 	}
+	if cfg.RequireAuth && len(keys) == 0 && tokens == nil && !n.keyring.HasAdmin() {
+		log.Warn().Msg("nobody may come without a credential, and no key that is known has the scope admin; give --api-key once, and make keys with it: athena keys create")
+	}
 	n.callers, err = auth.New(keys, o)
 	return n.callers, err
+}
+
+// openTokens makes what verifies tokens; nil where none are taken.
+func (n *node) openTokens(ctx context.Context, log zerolog.Logger) (*auth.JWT, error) {
+	cfg := n.cfg
+	if !cfg.TakesJWT() {
+		return nil, nil
+	}
+	o := auth.JWTOptions{Issuer: cfg.JWTIssuer, Audience: cfg.JWTAudience, Leeway: orNever(cfg.JWTLeeway), TenantClaim: cfg.JWTTenantClaim, Required: cfg.RequiredClaims()}
+	secret, err := cfg.TokenSecret()
+	if err != nil {
+		return nil, err
+	}
+	if secret != "" {
+		o.Secret = []byte(secret.Reveal())
+	}
+	file, err := cfg.TokenKeys()
+	if err == nil && file != nil {
+		o.Keys, err = auth.ParsePublicKeys(file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("public keys of tokens, %s: %w", cfg.JWTPublicKey, err)
+	}
+	if o.DefaultScopes, err = auth.ParseScopes(cfg.JWTDefaultScopes); err != nil {
+		return nil, err
+	}
+	if cfg.JWTJWKSURL != "" {
+		n.published, err = auth.OpenJWKS(ctx, auth.JWKSOptions{URL: cfg.JWTJWKSURL, Refresh: cfg.JWTJWKSRefresh, Logger: log})
+		if err != nil {
+			return nil, fmt.Errorf("--jwt-jwks-url: %w", err)
+		}
+		o.JWKS = n.published
+	}
+	return auth.NewJWT(o)
 }
 
 // credential is what the hub ends connections by.

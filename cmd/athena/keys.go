@@ -113,8 +113,8 @@ func (c *keysList) Run(ctx context.Context, env *environment) error {
 		var list struct {
 			Keys []gateway.Key `json:"keys"`
 		}
-		if err := readJSON(res, &list); err != nil {
-			return err
+		if err := json.NewDecoder(io.LimitReader(res.Body, maxKeysBytes)).Decode(&list); err != nil {
+			return fmt.Errorf("the answer is not Athena's, or broke off: %w", err)
 		}
 		return writeKeys(env.stdout, list.Keys)
 	}, "v1", "keys")

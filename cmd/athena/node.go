@@ -34,7 +34,9 @@ type node struct {
 	started time.Time
 	callers *auth.Authenticator // knows the tickets that this node has issued
 	keyring *auth.Keyring
-	bus     *backbone.Backbone
+	// published are the keys of an identity provider; nil where none is used.
+	published *auth.JWKS
+	bus       *backbone.Backbone
 	// stopTickets ends the answers to other nodes about these.
 	stopTickets func()
 	feeds       *hub.Feeds
@@ -323,6 +325,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.keys != nil {
 		n.keys.close()
+	}
+	if n.published != nil {
+		n.published.Close()
 	}
 	for _, stop := range []func(){n.stopStarts, n.stopTickets} {
 		if stop != nil {

@@ -129,7 +129,7 @@ func (a *Authenticator) Required() bool { return !a.anonymous }
 func (a *Authenticator) Token(token string) (Identity, error) {
 	if a.stored != nil && strings.HasPrefix(token, keyPrefix) && len(token) == keyTextLen {
 		id, err := a.stored.lookup(token)
-		if err != errKey {
+		if !errors.Is(err, errKey) {
 			return id, err
 		}
 		// A key of the configuration may look like that, too.

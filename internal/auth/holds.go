@@ -115,7 +115,7 @@ func (a *Authenticator) judge(w *watch) {
 	now := time.Now()
 	s := a.standing(w.hold.Identity(), now)
 	code, until := protocol.CloseExpired, s.until
-	if s.err == errRevoked {
+	if s.why == errRevoked {
 		code = protocol.CloseRevoked
 	} else if !until.IsZero() {
 		until = until.Add(a.grace)
@@ -129,7 +129,7 @@ func (a *Authenticator) judge(w *watch) {
 	case over(until, now):
 		w.over = true
 		a.unregister(w)
-		w.end(code, s.err.(*protocol.Error).Detail)
+		w.end(code, s.why.told.Detail)
 	default:
 		// Long timers are cut, since the clock may be set in between.
 		w.timer = time.AfterFunc(min(until.Sub(now), time.Hour), func() { a.judge(w) })
@@ -176,7 +176,7 @@ func (a *Authenticator) standing(id Identity, now time.Time) standing {
 func (a *Authenticator) good(id Identity) error {
 	now := time.Now()
 	if s := a.standing(id, now); over(s.until, now) {
-		return s.err
+		return s.why
 	}
 	return nil
 }
@@ -214,19 +214,6 @@ func (a *Authenticator) Renew(ctx context.Context, token string) error {
 		a.judge(w)
 	}
 	return nil
-}
-
-// Bound returns a context that ends with ctx, or with the credential of its
-// caller, in which case its cause is a *protocol.Error. release must be called.
-func Bound(ctx context.Context) (bound context.Context, release func()) {
-	bound, cancel := context.WithCancelCause(ctx)
-	stop := func() {}
-	if h := HoldOf(ctx); h != nil {
-		stop = h.Watch(func(_ int, detail string) {
-			cancel(protocol.Errorf(protocol.CodeUnauthorized, "%s", detail))
-		})
-	}
-	return bound, func() { stop(); cancel(context.Canceled) }
 }
 
 type contextKey struct{}

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -302,17 +301,6 @@ func scopesOf(v any) ([]string, error) {
 		return names, nil
 	}
 	return nil, errors.New("the scopes are neither text nor a list")
-}
-
-// Algorithms lists those that tokens may have by the keys that are known now.
-func (j *JWT) Algorithms() []string {
-	all := make(map[string]bool)
-	for _, k := range j.keys {
-		for _, a := range k.algs {
-			all[a] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(all))
 }
 
 // remembered are tokens that were verified, by their hash: a signature costs 30

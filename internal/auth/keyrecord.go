@@ -155,7 +155,7 @@ func (r *keyRecord) match(sum []byte) (generation uint32) {
 // A standing is until when a credential is good, and how it ends then.
 type standing struct {
 	until time.Time // zero for no end in sight
-	err   error     // why it ends, which is now where until is past
+	why   *refusal  // why it ends, which is now where until is past
 }
 
 // standing is how one of the key's secrets stands. parent is the key that made

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -265,7 +266,7 @@ func (k *Keyring) lookup(text string) (Identity, error) {
 	}
 	now := time.Now()
 	if s := r.standing(generation, parent, now); over(s.until, now) {
-		return Identity{}, s.err
+		return Identity{}, s.why
 	}
 	return r.identity(generation), nil
 }
@@ -304,6 +305,15 @@ func (k *Keyring) List() []KeyInfo {
 		}
 	}
 	return list
+}
+
+// HasAdmin reports whether a key is good that may make others.
+func (k *Keyring) HasAdmin() bool {
+	now := time.Now()
+	return slices.ContainsFunc(k.List(), func(i KeyInfo) bool {
+		s := i.State(now)
+		return i.Scopes&ScopeAdmin != 0 && (s == KeyActive || s == KeyRotating)
+	})
 }
 
 // A NewKey is what a key is made of.

@@ -284,10 +284,14 @@ func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {
 // connect is a connection by a token; it tells how it ended.
 func connect(t *testing.T, a *auth.Authenticator, token string) (ctx context.Context, ended *atomic.Int32) {
 	t.Helper()
-	h := a.Middleware(func(*http.Request) bool { return false }, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context() }))
+	served := make(chan context.Context, 1)
+	h := a.Middleware(func(*http.Request) bool { return false }, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { served <- r.Context() }))
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("X-API-Key", token)
-	if h.ServeHTTP(httptest.NewRecorder(), r); ctx == nil {
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	select {
+	case ctx = <-served:
+	default:
 		t.Fatal("the key was refused")
 	}
 	ended = new(atomic.Int32)
@@ -370,9 +374,11 @@ func TestATicketEndsWithItsKeyAndIsForThePageThatAskedForIt(t *testing.T) {
 	own.Header.Set("Origin", "http://athena.example")
 	for _, c := range []struct {
 		name, ticket, target string
-		origin               string
+		origin               string // or Sec-Fetch-Site, where it is none
 		status               int
 	}{
+		{"the server's own page, behind a proxy that changes the host", a.Ticket(who, own), "http://10.0.0.1/stream", "same-origin", 200},
+		{"another page's image", a.Ticket(who, own), "http://athena.example/stream", "cross-site", 401},
 		{"the same page", a.Ticket(who, page), "http://athena.example/stream", "https://app.example", 200},
 		{"another page", a.Ticket(who, page), "http://athena.example/stream", "https://evil.example", 401},
 		{"no page", a.Ticket(who, page), "http://athena.example/stream", "", 401},
@@ -382,8 +388,11 @@ func TestATicketEndsWithItsKeyAndIsForThePageThatAskedForIt(t *testing.T) {
 		{"a program's, from anywhere", a.Ticket(who, here), "http://athena.example/stream", "https://app.example", 200},
 	} {
 		header := []string{}
-		if c.origin != "" {
+		switch {
+		case strings.Contains(c.origin, ":"):
 			header = []string{"Origin", c.origin}
+		case c.origin != "":
+			header = []string{"Sec-Fetch-Site", c.origin}
 		}
 		if status, body := serve(a, c.target+"?ticket="+c.ticket, header...); status != c.status {
 			t.Errorf("%s: %d %s", c.name, status, body)

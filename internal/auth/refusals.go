@@ -2,26 +2,41 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/athena-hub/athena/protocol"
 )
 
+// A refusal is why a caller is refused: what it is told, and what is counted.
+type refusal struct {
+	why  Failure
+	told *protocol.Error
+}
+
+func (r *refusal) Error() string { return r.told.Error() }
+func (r *refusal) Unwrap() error { return r.told }
+
+func refuse(why Failure, detail string) *refusal {
+	return &refusal{why, protocol.Errorf(protocol.CodeUnauthorized, "%s", detail)}
+}
+
 // Why callers are refused. None of these texts holds anything that the caller
 // sent.
 var (
-	errMissing     = protocol.Errorf(protocol.CodeUnauthorized, `an API key is needed, as "Authorization: Bearer KEY" or "X-API-Key: KEY"`)
-	errKey         = protocol.Errorf(protocol.CodeUnauthorized, "the API key is not known")
-	errExpired     = protocol.Errorf(protocol.CodeUnauthorized, "the key or token has expired; get a fresh one")
-	errRevoked     = protocol.Errorf(protocol.CodeUnauthorized, "the key has been revoked, or replaced by a new one")
-	errTicket      = protocol.Errorf(protocol.CodeUnauthorized, "the ticket has been used or has expired, or another page asked for it; ask for another with POST /v1/negotiate")
-	errNoPlace     = protocol.Errorf(protocol.CodeUnauthorized, "a ticket is only for WebSocket and event streams; send the API key in a header")
-	errScheme      = protocol.Errorf(protocol.CodeUnauthorized, `the Authorization header must be "Bearer KEY"`)
-	errTwice       = protocol.Errorf(protocol.CodeUnauthorized, "there are several credentials; send one")
-	errToken       = protocol.Errorf(protocol.CodeUnauthorized, "the token is not one that this server takes: it is malformed, or its signature is not of a key that it knows")
-	errClaims      = protocol.Errorf(protocol.CodeUnauthorized, "the token is not for this server: its issuer, audience, times or other claims are not as they must be")
+	errMissing   = refuse(FailureMissing, `an API key is needed, as "Authorization: Bearer KEY" or "X-API-Key: KEY"`)
+	errKey       = refuse(FailureUnknown, "the API key is not known")
+	errExpired   = refuse(FailureExpired, "the key or token has expired; get a fresh one")
+	errRevoked   = refuse(FailureRevoked, "the key has been revoked, or replaced by a new one")
+	errTicket    = refuse(FailureTicket, "the ticket has been used or has expired, or another page asked for it; ask for another with POST /v1/negotiate")
+	errNoPlace   = refuse(FailureMalformed, "a ticket is only for WebSocket and event streams; send the API key in a header")
+	errScheme    = refuse(FailureMalformed, `the Authorization header must be "Bearer KEY"`)
+	errTwice     = refuse(FailureMalformed, "there are several credentials; send one")
+	errToken     = refuse(FailureToken, "the token is not one that this server takes: it is malformed, or its signature is not of a key that it knows")
+	errClaims    = refuse(FailureClaims, "the token is not for this server: its issuer, audience, times or other claims are not as they must be")
+	errNotLoaded = &refusal{FailureStore, protocol.Errorf(protocol.CodeServiceUnavailable, "this node has not read the keys yet; try again").WithRetryAfter(time.Second)}
+
 	errOtherCaller = protocol.Errorf(protocol.CodeForbidden, "the token is another caller's; open a new connection for it")
-	errNotLoaded   = protocol.Errorf(protocol.CodeServiceUnavailable, "this node has not read the stored keys yet; try again").WithRetryAfter(time.Second)
 )
 
 // A Failure says in a word why a credential was refused: it is a metric's label.
@@ -45,28 +60,7 @@ var Failures = []Failure{FailureMissing, FailureMalformed, FailureUnknown, Failu
 
 // failed tells of a refusal.
 func (a *Authenticator) failed(ctx context.Context, err error) {
-	if a.onFailure == nil {
-		return
+	if r, ok := errors.AsType[*refusal](err); ok && a.onFailure != nil {
+		a.onFailure(ctx, r.why)
 	}
-	f := FailureMalformed
-	// Not errors.Is, for which all of a code are one.
-	switch err {
-	case errMissing:
-		f = FailureMissing
-	case errKey:
-		f = FailureUnknown
-	case errExpired:
-		f = FailureExpired
-	case errRevoked:
-		f = FailureRevoked
-	case errTicket:
-		f = FailureTicket
-	case errToken:
-		f = FailureToken
-	case errClaims:
-		f = FailureClaims
-	case errNotLoaded:
-		f = FailureStore
-	}
-	a.onFailure(ctx, f)
 }

@@ -19,11 +19,16 @@ type Place struct {
 	// Origin is the page's; "" for what is no page of a browser, and for some
 	// requests of a page to its own server.
 	Origin string `json:"origin,omitempty"`
+	// Site is what the browser says of the page (Sec-Fetch-Site), which no page can
+	// change; "" for older ones.
+	Site string `json:"site,omitempty"`
 	// Host is the server's name as the request has it.
 	Host string `json:"host,omitempty"`
 }
 
-func placeOf(r *http.Request) Place { return Place{r.Header.Get("Origin"), r.Host} }
+func placeOf(r *http.Request) Place {
+	return Place{r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site"), r.Host}
+}
 
 // serves reports whether a ticket that was asked for at p may be used at use. A
 // page's ticket is for the same page: one that leaked, through a referrer or a
@@ -33,6 +38,9 @@ func placeOf(r *http.Request) Place { return Place{r.Header.Get("Origin"), r.Hos
 func (p Place) serves(use Place) bool {
 	if p.Origin == "" || use.Origin != "" {
 		return p.Origin == "" || strings.EqualFold(p.Origin, use.Origin)
+	}
+	if use.Site != "" {
+		return use.Site == "same-origin" // a proxy may have changed the host
 	}
 	u, err := url.Parse(p.Origin)
 	return err == nil && u.Host != "" && strings.EqualFold(u.Host, use.Host)

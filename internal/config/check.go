@@ -34,7 +34,7 @@ func (s *Serve) problems() []problem {
 	}
 	if err := checkListen(s.Listen); err != nil {
 		fail("listen", "%s", err)
-	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && !s.RequireAuth && !keysFailed {
+	} else if !s.Loopback() && len(keys) == 0 && !s.Insecure && !s.RequireAuth && !s.TakesJWT() && !keysFailed {
 		found = append(found, problem{key: "listen", others: []string{"api_key", "api_key_file", "require_auth", "insecure"}, text: s.Listen +
 			" can be reached from other machines, and there is no API key; give one with --api-key or --api-key-file, or say --insecure if anyone may use this server"})
 	}
@@ -47,6 +47,7 @@ func (s *Serve) problems() []problem {
 	found = append(found, s.checkCluster()...)
 	found = append(found, s.checkSecrets()...)
 	found = append(found, s.checkEdge()...)
+	found = append(found, s.checkJWT()...)
 	for _, o := range s.AllowedOrigin {
 		if err := CheckOrigin(o); err != nil {
 			fail("allowed_origin", "%s", err)
@@ -92,6 +93,8 @@ func (s *Serve) checkNumbers() []problem {
 		{"cluster_forget_after", s.ClusterForgetAfter, time.Second, 365 * 24 * hour},
 		{"drain_delay", s.DrainDelay, 0, hour},
 		{"auth_grace", s.AuthGrace, time.Second, hour},
+		{"jwt_leeway", s.JWTLeeway, 0, 10 * time.Minute},
+		{"jwt_jwks_refresh", s.JWTJWKSRefresh, 10 * time.Second, 24 * hour},
 		{"reconnect_delay", s.ReconnectDelay, time.Millisecond, hour},
 		{"coalesce_window", s.CoalesceWindow, 0, 10 * time.Second},
 		{"poll_max_wait", s.PollMaxWait, time.Second, hour},

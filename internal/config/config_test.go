@@ -53,6 +53,7 @@ func TestWithoutAnySettingTheDefaultsHold(t *testing.T) {
 	want := &config.Serve{
 		Listen: "127.0.0.1:8080", DataDir: "/home/ada/.local/share/athena", Node: "athena", LogLevel: "info", LogFormat: "auto",
 		ClusterListen: "127.0.0.1:6222", ClusterLease: 5 * time.Second, ClusterForgetAfter: 10 * time.Second, DrainDelay: 3 * time.Second, Takeover: true,
+		AuthGrace: 30 * time.Second, JWTJWKSRefresh: 15 * time.Minute, JWTLeeway: 30 * time.Second, JWTTenantClaim: "tenant", JWTDefaultScopes: []string{"analyze", "read", "cancel", "providers"},
 		Transports: []string{"websocket", "sse", "long-poll"}, Heartbeat: 15 * time.Second, WriteTimeout: 30 * time.Second,
 		ProbeTimeout: 3 * time.Second, ReconnectDelay: 2 * time.Second, CoalesceWindow: 25 * time.Millisecond, MessageBytes: 31 << 10,
 		PollBytes: 256 << 10, PollMaxWait: time.Minute, ResultMaxWait: 10 * time.Minute, MaxStreams: 64, MaxConnections: 15000,

@@ -44,6 +44,18 @@ type Serve struct {
 	RequireAuth bool          `group:"Access" help:"Let nobody in without a credential, also on loopback and where no API key is configured: keys that athena keys has made are enough then."`
 	AuthGrace   time.Duration `group:"Access" default:"30s" help:"How long a connection may outlive the key or token that it came with when that expires, so that it can bring a fresh one. What is revoked ends at once."`
 
+	JWTSecret        Secret        `name:"jwt-secret" group:"Access" placeholder:"SECRET" help:"Take tokens (JWT) that are signed by this secret, of at least 32 characters, with HS256. Prefer the variable or --jwt-secret-file."`
+	JWTSecretFile    string        `name:"jwt-secret-file" group:"Access" placeholder:"FILE" help:"File with the secret."`
+	JWTPublicKey     string        `name:"jwt-public-key" group:"Access" placeholder:"FILE" help:"Take tokens that are signed by the private half of this key: RSA, ECDSA or Ed25519, in PEM. The file may have several."`
+	JWTJWKSURL       string        `name:"jwt-jwks-url" group:"Access" placeholder:"URL" help:"Take tokens that are signed by the keys that an identity provider publishes here. It needs an audience, since others' tokens are signed by the same keys."`
+	JWTJWKSRefresh   time.Duration `name:"jwt-jwks-refresh" group:"Access" default:"15m" help:"How often these keys are fetched. A key that is not known yet is looked for at once, but not more than every 10 s."`
+	JWTIssuer        string        `name:"jwt-issuer" group:"Access" placeholder:"ISSUER" help:"The iss that tokens must have. Default: any."`
+	JWTAudience      string        `name:"jwt-audience" group:"Access" placeholder:"AUDIENCE" help:"The aud that tokens must have. Default: any, but for --jwt-jwks-url."`
+	JWTLeeway        time.Duration `name:"jwt-leeway" group:"Access" default:"30s" help:"By how much the clocks of this server and of who signs tokens may differ."`
+	JWTTenantClaim   string        `name:"jwt-tenant-claim" group:"Access" default:"tenant" help:"The claim that names the caller's tenant. Who has no such claim is in the tenant of keys that name none; require the claim where that must not be."`
+	JWTRequiredClaim []string      `name:"jwt-required-claim" group:"Access" sep:"none" placeholder:"NAME[=VALUE]" help:"A claim that tokens must have, and its value. Repeatable."`
+	JWTDefaultScopes []string      `name:"jwt-default-scopes" group:"Access" default:"analyze,read,cancel,providers" help:"What callers may do whose token has none of the claims scope, scp and scopes."`
+
 	Transports     []string      `group:"Transports" default:"websocket,sse,long-poll" help:"Transports to offer to clients that negotiate, in this order: websocket, sse, long-poll."`
 	Heartbeat      time.Duration `group:"Transports" default:"15s" help:"How long a connection may be idle before a heartbeat is sent."`
 	WriteTimeout   time.Duration `group:"Transports" default:"30s" help:"How long one write to a client may take. A slower client is closed, and resumes from its cursor."`

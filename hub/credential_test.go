@@ -1,0 +1,140 @@
+package hub_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/athena-hub/athena/hub"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// credentials is one credential, which all clients have.
+type credentials struct {
+	mu       sync.Mutex
+	ended    int // the code, once it has
+	watching map[int]func(code int, detail string)
+	next     int
+	changed  chan struct{} // closed and replaced with each change of watching
+}
+
+func newCredentials() *credentials {
+	return &credentials{watching: make(map[int]func(int, string)), changed: make(chan struct{})}
+}
+
+func (c *credentials) Watch(end func(code int, detail string)) (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != 0 {
+		end(c.ended, "it is over")
+		return func() {}
+	}
+	n := c.next
+	c.next++
+	c.watching[n] = end
+	c.tell()
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watching, n)
+		c.tell()
+	}
+}
+
+// tell is called with mu held.
+func (c *credentials) tell() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// await waits until so many connections watch.
+func (c *credentials) await(t *testing.T, n int) {
+	t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		c.mu.Lock()
+		have, changed := len(c.watching), c.changed
+		c.mu.Unlock()
+		if have == n {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("%d connections watch their credential, want %d", have, n)
+		}
+	}
+}
+
+func (c *credentials) end(code int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = code
+	for n, end := range c.watching {
+		end(code, "it is over")
+		delete(c.watching, n)
+	}
+	c.tell()
+}
+
+func TestConnectionsOfAllTransportsEndWithTheirCredential(t *testing.T) {
+	c := newCredentials()
+	w := newWorld(t, hub.Options{Credential: func(context.Context) hub.Credential { return c }}, hub.FeedLimits{})
+	p := w.publish().start()
+	ws := w.dial()
+	ws.subscribe(p.id, 0)
+	sse := w.sse("single=1&stream="+p.id, "")
+	polled := make(chan *protocol.Error, 1)
+	go func() {
+		_, refused := w.poll("single=1&wait=60s&stream=" + p.id + "&after=1")
+		polled <- refused
+	}()
+	collected := make(chan error, 1)
+	go func() {
+		_, _, err := w.hub.Collect(t.Context(), p.id)
+		collected <- err
+	}()
+	c.await(t, 4)
+	c.end(protocol.CloseRevoked)
+	if code := ws.closeCode(); code != protocol.CloseRevoked {
+		t.Errorf("the WebSocket was closed with %d", code)
+	}
+	for {
+		if _, err := sse.frame(); err != nil {
+			break // the response has ended
+		}
+	}
+	if e := <-polled; e == nil || e.Status != http.StatusUnauthorized {
+		t.Errorf("the poll was answered with %v", e)
+	}
+	if err := <-collected; !errors.Is(err, protocol.ErrAuthentication) {
+		t.Errorf("who waited for the result got %v", err)
+	}
+	c.await(t, 0)
+	// One that ended while the request was on its way.
+	if code := w.dial().closeCode(); code != protocol.CloseRevoked {
+		t.Errorf("a late WebSocket was closed with %d", code)
+	}
+	p.complete()
+}
+
+func TestAClientThatDoesNotReadIsCutWhenItsCredentialEnds(t *testing.T) {
+	c := newCredentials()
+	o := oneMessage
+	o.Credential = func(context.Context) hub.Credential { return c }
+	w := newWorld(t, o, roomyFeeds)
+	w.hang(w.huge())
+	c.await(t, 1)
+	c.end(protocol.CloseRevoked)
+	late := time.After(20 * time.Second) // below the minute that a write may take
+	for w.hub.Connections() > 0 {
+		select {
+		case <-late:
+			t.Fatal("the connection goes on")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
