@@ -48,7 +48,7 @@ var canaries = map[string]string{
 func forms(secret string) map[string]string {
 	quoted, _ := json.Marshal(secret)
 	all := map[string]string{
-		"plain": secret, "most of it": secret[:len(secret)-5], "hexadecimal": hex.EncodeToString([]byte(secret)), "HEXADECIMAL": strings.ToUpper(hex.EncodeToString([]byte(secret))),
+		"plain": secret, "a part of it": secret[len(secret)/2 : len(secret)-4], "hexadecimal": hex.EncodeToString([]byte(secret)), "HEXADECIMAL": strings.ToUpper(hex.EncodeToString([]byte(secret))),
 		"URL": url.QueryEscape(secret), "path of a URL": url.PathEscape(secret), "JSON": strings.Trim(string(quoted), `"`), "bytes": strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
 	}
 	for shift := range 3 { // what stands before it moves the base64 of it
@@ -77,7 +77,7 @@ func TestTheFormsOfACanaryAreFound(t *testing.T) {
 	secret := canaries["provider key of a variable"]
 	for form, text := range map[string]string{
 		"in a header": "Authorization: Bearer " + secret, "basic": base64.StdEncoding.EncodeToString([]byte("user:" + secret)),
-		"hex": fmt.Sprintf("%x", "key="+secret), "URL": "?key=" + url.QueryEscape(secret), "cut": secret[:len(secret)-4] + "…",
+		"hex": fmt.Sprintf("%x", "key="+secret), "URL": "?key=" + url.QueryEscape(secret), "cut": secret[:len(secret)-4] + "…", "half hidden": "[hidden]" + secret[9:],
 	} {
 		found := false
 		for _, s := range forms(secret) {
