@@ -49,7 +49,7 @@ func forms(secret string) map[string]string {
 	quoted, _ := json.Marshal(secret)
 	all := map[string]string{
 		"plain": secret, "a part of it": secret[len(secret)/2 : len(secret)-4], "hexadecimal": hex.EncodeToString([]byte(secret)), "HEXADECIMAL": strings.ToUpper(hex.EncodeToString([]byte(secret))),
-		"URL": url.QueryEscape(secret), "path of a URL": url.PathEscape(secret), "JSON": strings.Trim(string(quoted), `"`), "bytes": strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
+		"URL": url.QueryEscape(secret), "path of a URL": url.PathEscape(secret), "JSON": strings.Trim(string(quoted), `"`), "bytes": strings.Trim(fmt.Sprintf("%d", []byte(secret)), "[]"),
 	}
 	for shift := range 3 { // what stands before it moves the base64 of it
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
