@@ -258,6 +258,19 @@ func TestTheTimeToComeBackIsThatOfTheKeyThatComesBackFirst(t *testing.T) {
 	}
 }
 
+func TestAKeyWithoutQuotaRestsAsLongAsTheProviderSays(t *testing.T) {
+	s := newTurnstile(t, providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine")}))
+	r := ringOf(t, keyA, keyB)
+	s.set(keyA, http.StatusPaymentRequired)
+	s.header["Retry-After"] = "3600"
+	if _, err := answerOf(provider(t, claude.New, providers.Config{BaseURL: s.url, Keys: r}), t); err != nil {
+		t.Fatal(err)
+	}
+	if k := r.Status()[0]; k.State != secrets.StateExhausted || time.Until(k.Until) < 50*time.Minute {
+		t.Errorf("the key is %+v", k)
+	}
+}
+
 func TestALimitThatOneKeyHasUsedUpIsNotTheProviders(t *testing.T) {
 	up := providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine"), Header: http.Header{
 		"Anthropic-Ratelimit-Requests-Remaining": {"0"}, "Anthropic-Ratelimit-Requests-Reset": {time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}}})

@@ -230,6 +230,34 @@ func TestAKeyThatIsSetOnOneNodeIsUsedOnAllWithinASecond(t *testing.T) {
 	}
 }
 
+func TestAProviderWithoutAKeyIsLeftOutUntilItHasOne(t *testing.T) {
+	claude, openai := gated(t, upstream(t, answer(0, "by claude"))), gated(t, upstream(t, answer(0, "by openai")))
+	claude.only = true
+	vault := vaultOf(t, nil)
+	s := serve(t, []string{"OPENAI_API_KEY=sk-canary-0123456789", "OPENAI_BASE_URL=" + openai.URL, "ATHENA_MASTER_KEY=" + testMaster, "ATHENA_VAULT_TOKEN=" + canaries["token of Vault"]},
+		"--vault-addr", vault, "--config", write(t, `providers: {claude: {models: m, base_url: "`+claude.URL+`", keys: [{vault: "secret/athena#claude"}]}}`))
+	ask := func() string {
+		id := s.begin()
+		tr := s.read(protocol.TransportSSE, id)
+		wantEnd(t, tr, protocol.TypeCompleted, `"finish_reason"`)
+		return tr.Text()
+	}
+	if said := ask(); said != "by openai" || claude.keys() != "" {
+		t.Errorf("%q was said", said)
+	}
+	list := s.do("GET", "/v1/providers", "").body
+	if !strings.Contains(list, `"name":"claude","dialect":"claude","version":"2023-06-01","priority":10,"weight":1,"state":"down"`) || !strings.Contains(list, `"no_key":true`) {
+		t.Errorf("providers are %s", list)
+	}
+	claude.set("sk-canary-one-0123456789", http.StatusOK)
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if said := ask(); said != "by claude" {
+		t.Errorf("%q was said, once there was a key", said)
+	}
+}
+
 // write keeps text in a file of the test.
 func write(t *testing.T, text string) string {
 	t.Helper()
