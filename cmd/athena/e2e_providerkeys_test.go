@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -256,6 +257,39 @@ func TestAProviderWithoutAKeyIsLeftOutUntilItHasOne(t *testing.T) {
 	if said := ask(); said != "by claude" {
 		t.Errorf("%q was said, once there was a key", said)
 	}
+}
+
+func TestTheMasterKeyIsReplacedByRestartsAndALostOneIsSaid(t *testing.T) {
+	g := gated(t, upstream(t, answer(0, "fine")))
+	g.only = true
+	g.set("sk-canary-one-0123456789", http.StatusOK)
+	s := serve(t, nil, "--config", write(t, `providers: {claude: {models: m, base_url: "`+g.URL+`"}}`), "--master-key", testMaster)
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	restart := func(masters string) {
+		t.Helper()
+		s.stop()
+		s.args[len(s.args)-1] = masters
+		s.start()
+	}
+	restart(otherMaster + "," + testMaster)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.process.waitLog(ctx, "sealed anew under the first master key"); err != nil {
+		t.Fatal(err)
+	}
+	restart(otherMaster)
+	wantEnd(t, s.ask(), protocol.TypeCompleted, `"finish_reason"`)
+
+	restart(testMaster)
+	if k := s.listKeys("claude")["a"]; k.State != "sealed" || k.Error == nil || !strings.Contains(k.Error.Detail, "master key") {
+		t.Errorf("without its master key: %+v", k)
+	}
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Errorf("setting it again: %d %s", r.status, r.body)
+	}
+	wantEnd(t, s.ask(), protocol.TypeCompleted, `"finish_reason"`)
 }
 
 // write keeps text in a file of the test.
