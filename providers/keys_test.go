@@ -271,6 +271,24 @@ func TestAKeyWithoutQuotaRestsAsLongAsTheProviderSays(t *testing.T) {
 	}
 }
 
+func TestAnErrorWithinAStreamIsTheKeysToo(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"too much with "+r.Header.Get("X-Api-Key")+"\"}}\n\n")
+	}))
+	defer srv.Close()
+	r := ringOf(t, keyA, keyB)
+	p := provider(t, claude.New, providers.Config{BaseURL: srv.URL, Keys: r})
+	for i := range 2 {
+		if _, err := answerOf(p, t); protocol.AsError(err).Code != protocol.CodeRateLimited || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%v", err)
+		}
+		if k := r.Status()[i]; k.State != secrets.StateLimited || k.Calls != 1 {
+			t.Errorf("key %s: %+v", k.ID, k)
+		}
+	}
+}
+
 func TestALimitThatOneKeyHasUsedUpIsNotTheProviders(t *testing.T) {
 	up := providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine"), Header: http.Header{
 		"Anthropic-Ratelimit-Requests-Remaining": {"0"}, "Anthropic-Ratelimit-Requests-Reset": {time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}}})
