@@ -258,6 +258,37 @@ func TestTheTimeToComeBackIsThatOfTheKeyThatComesBackFirst(t *testing.T) {
 	}
 }
 
+func TestAKeyWithoutQuotaRestsAsLongAsTheProviderSays(t *testing.T) {
+	s := newTurnstile(t, providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine")}))
+	r := ringOf(t, keyA, keyB)
+	s.set(keyA, http.StatusPaymentRequired)
+	s.header["Retry-After"] = "3600"
+	if _, err := answerOf(provider(t, claude.New, providers.Config{BaseURL: s.url, Keys: r}), t); err != nil {
+		t.Fatal(err)
+	}
+	if k := r.Status()[0]; k.State != secrets.StateExhausted || time.Until(k.Until) < 50*time.Minute {
+		t.Errorf("the key is %+v", k)
+	}
+}
+
+func TestAnErrorWithinAStreamIsTheKeysToo(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"too much with "+r.Header.Get("X-Api-Key")+"\"}}\n\n")
+	}))
+	defer srv.Close()
+	r := ringOf(t, keyA, keyB)
+	p := provider(t, claude.New, providers.Config{BaseURL: srv.URL, Keys: r})
+	for i := range 2 {
+		if _, err := answerOf(p, t); protocol.AsError(err).Code != protocol.CodeRateLimited || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%v", err)
+		}
+		if k := r.Status()[i]; k.State != secrets.StateLimited || k.Calls != 1 {
+			t.Errorf("key %s: %+v", k.ID, k)
+		}
+	}
+}
+
 func TestALimitThatOneKeyHasUsedUpIsNotTheProviders(t *testing.T) {
 	up := providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine"), Header: http.Header{
 		"Anthropic-Ratelimit-Requests-Remaining": {"0"}, "Anthropic-Ratelimit-Requests-Reset": {time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}}})

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -228,6 +229,67 @@ func TestAKeyThatIsSetOnOneNodeIsUsedOnAllWithinASecond(t *testing.T) {
 			t.Fatal("the key stays on another node")
 		}
 	}
+}
+
+func TestAProviderWithoutAKeyIsLeftOutUntilItHasOne(t *testing.T) {
+	claude, openai := gated(t, upstream(t, answer(0, "by claude"))), gated(t, upstream(t, answer(0, "by openai")))
+	claude.only = true
+	vault := vaultOf(t, nil)
+	s := serve(t, []string{"OPENAI_API_KEY=sk-canary-0123456789", "OPENAI_BASE_URL=" + openai.URL, "ATHENA_MASTER_KEY=" + testMaster, "ATHENA_VAULT_TOKEN=" + canaries["token of Vault"]},
+		"--vault-addr", vault, "--config", write(t, `providers: {claude: {models: m, base_url: "`+claude.URL+`", keys: [{vault: "secret/athena#claude"}]}}`))
+	ask := func() string {
+		id := s.begin()
+		tr := s.read(protocol.TransportSSE, id)
+		wantEnd(t, tr, protocol.TypeCompleted, `"finish_reason"`)
+		return tr.Text()
+	}
+	if said := ask(); said != "by openai" || claude.keys() != "" {
+		t.Errorf("%q was said", said)
+	}
+	list := s.do("GET", "/v1/providers", "").body
+	if !strings.Contains(list, `"name":"claude","dialect":"claude","version":"2023-06-01","priority":10,"weight":1,"state":"down"`) || !strings.Contains(list, `"no_key":true`) {
+		t.Errorf("providers are %s", list)
+	}
+	claude.set("sk-canary-one-0123456789", http.StatusOK)
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if said := ask(); said != "by claude" {
+		t.Errorf("%q was said, once there was a key", said)
+	}
+}
+
+func TestTheMasterKeyIsReplacedByRestartsAndALostOneIsSaid(t *testing.T) {
+	g := gated(t, upstream(t, answer(0, "fine")))
+	g.only = true
+	g.set("sk-canary-one-0123456789", http.StatusOK)
+	s := serve(t, nil, "--config", write(t, `providers: {claude: {models: m, base_url: "`+g.URL+`"}}`), "--master-key", testMaster)
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	restart := func(masters string) {
+		t.Helper()
+		s.stop()
+		s.args[len(s.args)-1] = masters
+		s.start()
+	}
+	restart(otherMaster + "," + testMaster)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.process.waitLog(ctx, "sealed anew under the first master key"); err != nil {
+		t.Fatal(err)
+	}
+	restart(otherMaster)
+	wantEnd(t, s.ask(), protocol.TypeCompleted, `"finish_reason"`)
+
+	restart(testMaster)
+	if k := s.listKeys("claude")["a"]; k.State != "sealed" || k.Error == nil || !strings.Contains(k.Error.Detail, "master key") {
+		t.Errorf("without its master key: %+v", k)
+	}
+	if r := s.do("PUT", "/v1/providers/claude/keys/a", `{"key":"sk-canary-one-0123456789"}`); r.status != http.StatusOK {
+		t.Errorf("setting it again: %d %s", r.status, r.body)
+	}
+	wantEnd(t, s.ask(), protocol.TypeCompleted, `"finish_reason"`)
 }
 
 // write keeps text in a file of the test.

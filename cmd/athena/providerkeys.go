@@ -342,8 +342,12 @@ func keyChanged(log zerolog.Logger) func(secrets.Change) {
 			log.Info().Str("provider", c.Provider).Str("key", c.ID).Msg("a key of a provider works again")
 			return
 		}
-		log.Warn().Str("provider", c.Provider).Str("key", c.ID).Str("state", string(c.State)).Str("code", string(c.Code)).Time("until", c.Until).
-			Msg("a key of a provider rests; the others are used")
+		e := log.Warn()
+		if c.State == secrets.StateLimited { // which is everyday life
+			e = log.Info()
+		}
+		e.Str("provider", c.Provider).Str("key", c.ID).Str("state", string(c.State)).Str("code", string(c.Code)).Time("until", c.Until).
+			Msg("a key of a provider rests")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 )
 
@@ -23,13 +24,8 @@ func Guard(_, address string, _ syscall.RawConn) error {
 		return fmt.Errorf("connect to %s: %w", address, err)
 	}
 	ip := at.Addr().Unmap().WithZone("")
-	if ip.IsLinkLocalUnicast() {
+	if ip.IsLinkLocalUnicast() || slices.Contains(metadata, ip) {
 		return ErrMetadata
-	}
-	for _, m := range metadata {
-		if ip == m {
-			return ErrMetadata
-		}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func TestTheAddressesOfCloudsCredentialsAreNeverConnectedTo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Client().Do(req); !errors.Is(err, connections.ErrMetadata) { //nolint:bodyclose // there is none
+	if _, err := p.Client().Do(req); !errors.Is(err, connections.ErrMetadata) {
 		t.Errorf("a pool: %v", err)
 	}
 }

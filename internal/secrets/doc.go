@@ -10,7 +10,8 @@
 // What Go does not allow is promised nowhere: a header is a string, and strings
 // can't be wiped. So a copy of a key lives for as long as a call and until the
 // garbage collector has come round; the Ring's own is wiped when the key is
-// replaced, removed or the server ends.
+// replaced, removed or the server ends. Go 1.26's runtime/secret would clear more,
+// but is there only with GOEXPERIMENT=runtimesecret, which nothing here relies on.
 //
 // The package knows neither providers nor the bus. Who uses it brings the calls
 // (a Check, a Bucket) along.

@@ -69,7 +69,7 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 func (m *localMaster) ID() string { return m.id }
 
 func (m *localMaster) Wrap(_ context.Context, dataKey, bound []byte) ([]byte, error) {
-	return m.aead.Seal(nil, nil, dataKey, bound), nil
+	return m.aead.Seal(nil, nil, dataKey, bound), nil //nolint:gosec // G407: it makes the nonce itself
 }
 
 func (m *localMaster) Unwrap(_ context.Context, wrapped, bound []byte) ([]byte, error) {

@@ -144,7 +144,8 @@ type slot struct {
 	gone     bool
 	state    State
 	until    time.Time
-	failures int // since the last success
+	asked    time.Time // the provider's own word for the end of the next rest
+	failures int       // since the last success
 	checked  time.Time
 	err      *protocol.Error
 	calls    uint64
@@ -403,6 +404,17 @@ func (u Use) Failed(err *protocol.Error) bool {
 	return true
 }
 
+// Hold notes when the provider wants to be asked again, where the error that
+// follows doesn't say it.
+func (u Use) Hold(until time.Time) {
+	if u.slot == nil {
+		return
+	}
+	u.ring.mu.Lock()
+	defer u.ring.mu.Unlock()
+	u.slot.asked = until
+}
+
 // Spent notes that nothing is left of the key's limits until then.
 func (u Use) Spent(until time.Time) {
 	if u.slot == nil {
@@ -426,6 +438,10 @@ func (r *Ring) rest(s *slot, state State, err *protocol.Error) {
 		wait = 0 // a Retry-After there is not about the key
 	}
 	until := now.Add(cmp.Or(wait, state.rest(s.failures)))
+	if s.asked.After(now) && state != StateRefused {
+		until = s.asked
+	}
+	s.asked = time.Time{}
 	if again && until.Before(s.until) {
 		until = s.until
 	}

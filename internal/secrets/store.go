@@ -374,7 +374,7 @@ func (s *Store) Set(ctx context.Context, provider, id string, weight int, k *Key
 		}
 		n := &Sealed{Provider: provider, ID: id, Weight: weight, Set: time.Now(), SetBy: by[:min(len(by), 256)], Version: 1}
 		// Later than any that was there before, a removed one included.
-		n.Version = max(n.Version, uint64(max(time.Now().UnixMilli(), 1))) //nolint:gosec // positive
+		n.Version = max(n.Version, uint64(max(time.Now().UnixMilli(), 1)))
 		if was, err := ParseSealed(r.Value); err == nil {
 			n.Version = max(n.Version, was.Version+1)
 		}

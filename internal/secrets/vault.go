@@ -21,7 +21,7 @@ import (
 const maxVaultAnswer = 1 << 20
 
 // serviceAccountToken is where Kubernetes puts the pod's token.
-const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // a path
+const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 // A VaultKey is a key that is kept in Vault's KV engine, version 2.
 type VaultKey struct {
@@ -124,22 +124,22 @@ func vaultError(what string, err error) error {
 		if e.StatusCode == http.StatusServiceUnavailable {
 			words += " (it is sealed, or has no active node)"
 		}
-		return &vaultStatus{fmt.Sprintf("vault: %s: it answered %d%s", what, e.StatusCode, words), e.StatusCode}
+		return &statusError{fmt.Sprintf("vault: %s: it answered %d%s", what, e.StatusCode, words), e.StatusCode}
 	}
 	return fmt.Errorf("vault: %s: %w", what, err)
 }
 
-// vaultStatus is an answer of Vault's that is an error.
-type vaultStatus struct {
+// statusError is an answer of Vault's that is an error.
+type statusError struct {
 	text   string
 	status int
 }
 
-func (e *vaultStatus) Error() string { return e.text }
+func (e *statusError) Error() string { return e.text }
 
 // statusOf is the status of an answer in err's tree; 0 for none.
 func statusOf(err error) int {
-	if e, ok := errors.AsType[*vaultStatus](err); ok {
+	if e, ok := errors.AsType[*statusError](err); ok {
 		return e.status
 	}
 	return 0

@@ -107,7 +107,8 @@ func (v *vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "transit/encrypt/athena"):
 		text, _ := base64.StdEncoding.DecodeString(question["plaintext"])
 		bound, _ := base64.StdEncoding.DecodeString(question["associated_data"])
-		say(http.StatusOK, map[string]any{"data": map[string]any{"ciphertext": "vault:v1:" + base64.StdEncoding.EncodeToString(v.sealing.Seal(nil, nil, text, bound))}})
+		sealed := v.sealing.Seal(nil, nil, text, bound) //nolint:gosec // G407: it makes the nonce itself
+		say(http.StatusOK, map[string]any{"data": map[string]any{"ciphertext": "vault:v1:" + base64.StdEncoding.EncodeToString(sealed)}})
 	case strings.HasPrefix(path, "transit/decrypt/athena"):
 		sealed, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(question["ciphertext"], "vault:v1:"))
 		bound, _ := base64.StdEncoding.DecodeString(question["associated_data"])

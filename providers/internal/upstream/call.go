@@ -184,6 +184,7 @@ func (c *Client) openWith(ctx, ctx2 context.Context, cancel context.CancelFunc, 
 		}
 	}
 	err, failure := c.answerError(ctx, cancel, resp, call.Model, h.text)
+	h.wait(failure)
 	refused = failure.RefusesWay() || !call.Whole && resp.StatusCode == http.StatusOK && kind == "application/json" && !failure.Said()
 	return nil, refused, err
 }

@@ -278,8 +278,11 @@ func (c *Client) answerError(ctx context.Context, cancel context.CancelFunc, res
 	case "true":
 		e.Retryable = true
 	}
-	if wait := retryAfter(resp.Header, time.Now()); wait > 0 && e.Retryable {
-		e = e.WithRetryAfter(wait)
+	if wait := retryAfter(resp.Header, time.Now()); wait > 0 {
+		failure.RetryAfter = wait
+		if e.Retryable {
+			e = e.WithRetryAfter(wait)
+		}
 	}
 	return c.scrub(e, key), failure
 }

@@ -25,6 +25,14 @@ type Held struct {
 	set, more bool
 }
 
+// wait tells the ring when the provider wants to be asked again. An error says it
+// only where the same request can be made again: not for a quota.
+func (h Held) wait(f Failure) {
+	if f.RetryAfter > 0 {
+		h.use.Hold(time.Now().Add(f.RetryAfter))
+	}
+}
+
 // ownKeys sees to it that there is a ring: of the one key, where the
 // configuration gives none.
 func (c *Client) ownKeys(key string) error {

@@ -67,6 +67,7 @@ func (c *Client) socket(ctx context.Context, call Call, waits SocketWaits, h Hel
 	switch {
 	case err != nil && ctx.Err() == nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
 		err, failure := c.answerError(ctx, stop, resp, call.Model, h.text)
+		h.wait(failure)
 		return nil, !failure.ofProvider(), err
 	case err != nil:
 		return nil, ctx.Err() == nil, c.callError(ctx, err, h.text)
