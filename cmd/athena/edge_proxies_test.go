@@ -45,9 +45,13 @@ func TestTheClientsAddressIsKnownBehindTheProxiesThatUsersHave(t *testing.T) {
 		{"nginx with X-Forwarded-For", "nginx", nil, nil},
 		{"HAProxy with X-Forwarded-For", "haproxy", nil, nil},
 		{"HAProxy with the PROXY protocol", "haproxy", []string{"--proxy-protocol"},
-			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy check-send-proxy") }},
+			func(config string) string {
+				return sendProxy.ReplaceAllString(config, "$1 send-proxy check-send-proxy")
+			}},
 		{"HAProxy with version 2 of it", "haproxy", []string{"--proxy-protocol"},
-			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy-v2 check-send-proxy") }},
+			func(config string) string {
+				return sendProxy.ReplaceAllString(config, "$1 send-proxy-v2 check-send-proxy")
+			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			client := clientFrom(t)

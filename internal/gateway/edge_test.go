@@ -187,7 +187,7 @@ func TestAClientThatOpensAndResetsStreamsLosesItsConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the server may have closed it
 	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -232,8 +232,9 @@ func TestAClientThatOpensAndResetsStreamsLosesItsConnection(t *testing.T) {
 	if failed == nil {
 		t.Error("50,000 streams were opened and reset over one connection")
 	}
-	c.Close()
-	<-ended
+	_ = c.Close()    // the reader ends with it
+	failed = <-ended // or before: then this is why
+	t.Logf("the connection ended with %v", failed)
 	if most != 10 {
 		t.Errorf("the server allows %d streams at once, want 10", most)
 	}
