@@ -69,6 +69,20 @@ func TestTheSameOriginIsWhatTheClientAskedFor(t *testing.T) {
 	}
 }
 
+// A page of evil.example, whose name was made to resolve to 127.0.0.1, can send
+// every header to what is then its own origin.
+func TestAPageThatRebindsItsNameCantSpeakAsATrustedProxy(t *testing.T) {
+	n := start(t, false, trusting(t, "loopback"))
+	for _, h := range [][]string{{"Host", "evil.example"}, {"Host", "evil.example", "X-Forwarded-Host", "localhost"}, {"X-Forwarded-Host", "evil.example"}} {
+		if a := n.do("GET", "/v1/providers", "", h...); a.status != http.StatusMisdirectedRequest {
+			t.Errorf("%v: %d %s", h, a.status, a.body)
+		}
+	}
+	if a := n.do("GET", "/v1/providers", "", "X-Forwarded-Host", "localhost:8080"); a.status != 200 {
+		t.Errorf("this machine: %d %s", a.status, a.body)
+	}
+}
+
 func TestAnAllowedOriginSeesWhatItIsTold(t *testing.T) {
 	n := start(t, true)
 	a := n.do("GET", "/v1/providers", "", "Origin", "https://app.example.com", "X-API-Key", apiKey)
