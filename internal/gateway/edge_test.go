@@ -132,6 +132,18 @@ func TestARecordIsKeptOfWhoDidWhatAndWhoWasNotLetIn(t *testing.T) {
 	}
 }
 
+func TestCodeIsRecordedOnlyWhereItIsAskedFor(t *testing.T) {
+	var log safeBuffer
+	n := start(t, false, func(o *gateway.Options) { o.Audit = audit.To(&log, audit.Options{Code: true}) })
+	n.startJob("canary-code")
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), `"code":"canary-code"`); {
+		if time.Now().After(deadline) {
+			t.Fatalf("no code in %s", log.String())
+		}
+		n.do("GET", "/healthz", "")
+	}
+}
+
 func TestPlainHTTPSendsPagesToHTTPSAndRefusesTheRest(t *testing.T) {
 	for _, c := range []struct {
 		method, target, host string
