@@ -112,20 +112,21 @@ func TestARecordIsKeptOfWhoDidWhatAndWhoWasNotLetIn(t *testing.T) {
 	n.do("GET", "/metrics", "", "X-API-Key", apiKey)
 	n.do("GET", "/v1/streams/x?ticket=canary-ticket", "", "X-API-Key", apiKey, "X-Forwarded-For", "203.0.113.5", "User-Agent", "curl\u009b")
 	n.do("GET", "/v1/providers?canary-query=1", "", "X-API-Key", "canary-wrong-key-0123", "X-Forwarded-For", "203.0.113.6")
-	n.startJob("canary-code", "X-API-Key", apiKey)
+	id := n.startJob("canary-code", "X-API-Key", apiKey)
+	n.do("GET", "/v1/events?stream="+id, "", "X-API-Key", apiKey)
 	// Written when the exchange is over, which the client may know before.
-	for deadline := time.Now().Add(10 * time.Second); strings.Count(log.String(), "\n") < 3; {
+	for deadline := time.Now().Add(10 * time.Second); strings.Count(log.String(), "\n") < 4; {
 		if time.Now().After(deadline) {
 			break
 		}
 		n.do("GET", "/healthz", "")
 	}
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-	if len(lines) != 3 || strings.Contains(log.String(), "canary") {
+	if len(lines) != 4 || strings.Contains(log.String(), "canary") {
 		t.Fatalf("%d lines:\n%s", len(lines), log.String())
 	}
 	for i, want := range []string{`"event":"request","caller":"ada","credential":"static:ada","address":"203.0.113.5","method":"GET","route":"GET /v1/streams/{id}","stream":"x"`,
-		`"event":"denied","address":"203.0.113.6","method":"GET","route":"GET /v1/providers"`, `"outcome":"ok","status":201`} {
+		`"event":"denied","address":"203.0.113.6","method":"GET","route":"GET /v1/providers"`, `"outcome":"ok","status":201`, `"route":"GET /v1/events","streams":["` + id + `"]`} {
 		if !strings.Contains(lines[i], want) {
 			t.Errorf("line %d: %s\nwant %s", i, lines[i], want)
 		}

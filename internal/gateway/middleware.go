@@ -32,6 +32,8 @@ type exchangeRecord struct {
 	caller auth.Identity
 	known  bool
 	code   string
+	// watched are the streams of a request for events.
+	watched []protocol.Cursor
 }
 
 type exchangeKey struct{}

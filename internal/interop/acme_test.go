@@ -9,7 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // Pebble takes no other logger
 	"math/big"
 	"net"
 	"net/http"
