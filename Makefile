@@ -13,7 +13,7 @@ ARGS         ?=
 RUN          ?= .
 BENCH        ?= .
 COUNT        ?= 1
-FUZZTIME     ?= 10s
+FUZZTIME     ?= 1m
 TORTURE_TIME ?= 10m
 FAULT_RUNS ?= 20000
 TORTURE_SEED ?=
@@ -114,7 +114,7 @@ torture: ## Torture for long (TORTURE_TIME=10m, TORTURE_SEED= repeats a run; FAU
 	ATHENA_FAULT_RUNS=$(FAULT_RUNS) go test -race -count=1 -v -timeout=0 -run '^TestNoSequenceOfFaults' ./internal/analysis | grep -v '^ *[=-]\+ '
 
 .PHONY: fuzz
-fuzz: ## Fuzz every target in turn (FUZZTIME=10s each)
+fuzz: ## Fuzz every target in turn (FUZZTIME=1m each)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: web

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/athena-hub/athena/internal/analysis"
 	"github.com/athena-hub/athena/internal/audit"
@@ -117,7 +118,12 @@ func (e *edge) scheme() string {
 // listener bounds the connections of ln, and speaks the PROXY protocol where
 // that is asked for.
 func (e *edge) listener(ln net.Listener) net.Listener {
-	ln = gateway.BoundSockets(ln, e.cfg.MaxSockets, nil)
+	said := rate.Sometimes{Interval: time.Minute}
+	ln = gateway.BoundSockets(ln, e.cfg.MaxSockets, func() {
+		said.Do(func() {
+			e.log.Warn().Int("max_sockets", e.cfg.MaxSockets).Msg("connections are closed as they come: there are as many as may be")
+		})
+	})
 	if e.cfg.ProxyProtocol {
 		ln = e.proxies.Listener(ln, e.cfg.ReadHeaderTimeout)
 	}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,9 +47,13 @@ func TestTheClientsAddressIsKnownBehindTheProxiesThatUsersHave(t *testing.T) {
 		{"nginx with X-Forwarded-For", "nginx", nil, nil},
 		{"HAProxy with X-Forwarded-For", "haproxy", nil, nil},
 		{"HAProxy with the PROXY protocol", "haproxy", []string{"--proxy-protocol"},
-			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy check-send-proxy") }},
+			func(config string) string {
+				return sendProxy.ReplaceAllString(config, "$1 send-proxy check-send-proxy")
+			}},
 		{"HAProxy with version 2 of it", "haproxy", []string{"--proxy-protocol"},
-			func(config string) string { return sendProxy.ReplaceAllString(config, "$1 send-proxy-v2 check-send-proxy") }},
+			func(config string) string {
+				return sendProxy.ReplaceAllString(config, "$1 send-proxy-v2 check-send-proxy")
+			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			client := clientFrom(t)
@@ -98,6 +104,57 @@ func TestTheClientsAddressIsKnownBehindTheProxiesThatUsersHave(t *testing.T) {
 			_ = res.Body.Close() // the status says it
 			if got := await(t, path, map[string]any{"request_id": "direct"})["address"]; res.StatusCode != 200 || got != from {
 				t.Errorf("past the proxy: %s, from %v", res.Status, got)
+			}
+		})
+	}
+}
+
+// What nginx and a node could read in two ways must not reach the node as a
+// request of its own (RFC 9112, section 11.2).
+func TestNothingIsSmuggledPastAProxy(t *testing.T) {
+	for i := range proxyKinds {
+		kind := &proxyKinds[i]
+		t.Run(kind.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.log")
+			s := serve(t, nil, "--api-key", "ada=0123456789abcdef", "--audit-log", path)
+			p := kind.start(t, s.addr)
+			const head = "POST /v1/negotiate HTTP/1.1\r\nHost: x\r\nX-API-Key: 0123456789abcdef\r\n"
+			smuggled := "GET /v1/cluster HTTP/1.1\r\nHost: x\r\nX-API-Key: 0123456789abcdef\r\nX-Request-Id: smuggled\r\n\r\n"
+			inChunk := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(smuggled), smuggled)
+			for _, request := range []string{
+				head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+				head + fmt.Sprintf("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n%s", inChunk),
+				head + "Transfer-Encoding: chunked\r\n\r\n" + inChunk,
+				head + fmt.Sprintf("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\nContent-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+				head + fmt.Sprintf("Transfer-Encoding : chunked\r\nContent-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+				head + fmt.Sprintf("Transfer-Encoding: \x0bchunked\r\nContent-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+				head + fmt.Sprintf("X-A: b\r\n Transfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+				head + fmt.Sprintf("Content-Length: %d\r\nX-A: b\rTransfer-Encoding: chunked\r\n\r\n%s", len(smuggled), smuggled),
+			} {
+				conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+				r := bufio.NewReader(conn)
+				if res, err := http.ReadResponse(r, nil); err == nil {
+					_, _ = io.Copy(io.Discard, res.Body) // that there is an answer says that the node is done
+					_ = res.Body.Close()                 // as above
+				}
+				_ = conn.Close() // it may be closed already
+			}
+			// One more through the same connections to the node, which would follow what was smuggled.
+			for range 4 {
+				send(t, clientFrom(t), "GET", p.url+"/v1/providers", "", "X-API-Key", "0123456789abcdef")
+			}
+			s.stop()
+			if e := match(auditLines(t, path), map[string]any{"request_id": "smuggled"}); e != nil {
+				t.Errorf("it came through: %v", e)
 			}
 		})
 	}

@@ -54,13 +54,14 @@ type Event struct {
 	Address    string `json:"address,omitempty"`
 
 	// What. Route is a pattern, not what the client wrote.
-	Method    string `json:"method,omitempty"`
-	Route     string `json:"route,omitempty"`
-	Command   string `json:"command,omitempty"`
-	Stream    string `json:"stream,omitempty"`
-	RequestID string `json:"request_id,omitempty"`
-	UserAgent string `json:"user_agent,omitempty"`
-	Code      string `json:"code,omitempty"` // only if asked for
+	Method    string   `json:"method,omitempty"`
+	Route     string   `json:"route,omitempty"`
+	Command   string   `json:"command,omitempty"`
+	Stream    string   `json:"stream,omitempty"`
+	Streams   []string `json:"streams,omitempty"` // where there may be several; valid ids
+	RequestID string   `json:"request_id,omitempty"`
+	UserAgent string   `json:"user_agent,omitempty"`
+	Code      string   `json:"code,omitempty"` // only if asked for
 
 	// How it went: Outcome is "ok", or the code of the error.
 	Outcome string `json:"outcome,omitempty"`

@@ -189,3 +189,18 @@ func FuzzWhatAClientSendsStaysWithinItsLine(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkWrite(b *testing.B) {
+	l, err := audit.Open(filepath.Join(b.TempDir(), "audit.log"), audit.Options{Node: "n1"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Write(audit.Event{Kind: audit.KindRequest, Caller: "ada", Credential: "static:ada", Address: "203.0.113.9", Method: "GET",
+			Route: "GET /v1/streams/{id}", Stream: "01M8DFEACGHFRGN66W9NJNS5WMA5JGZ02HRE", RequestID: "r", Outcome: audit.OK, Status: 200})
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+}

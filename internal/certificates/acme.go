@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -82,7 +83,16 @@ func (a *ACME) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // Handler answers the authority's challenges over HTTP (HTTP-01), and hands
 // everything else to next.
-func (a *ACME) Handler(next http.Handler) http.Handler { return a.manager.HTTPHandler(next) }
+func (a *ACME) Handler(next http.Handler) http.Handler {
+	h := a.manager.HTTPHandler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, _, err := net.SplitHostPort(r.Host); err == nil && strings.HasPrefix(r.URL.Path, "/.well-known/acme-challenge/") {
+			r = r.Clone(r.Context())
+			r.Host = name // which is compared with the domains as it is
+		}
+		h.ServeHTTP(w, r)
+	})
+}
 
 // Fetch gets the certificates that aren't there yet, so that the first client
 // doesn't wait, and a mistake is known early. It asks as most clients do, for

@@ -57,9 +57,9 @@ func (f *Files) Reload() (changed bool, err error) {
 		// with mounted secrets.
 		cert, certErr := os.ReadFile(p.Cert)
 		key, keyErr := os.ReadFile(p.Key)
-		fmt.Fprintf(h, "%d %d %v %v ", len(cert), len(key), certErr, keyErr)
-		h.Write(cert)
-		h.Write(key)
+		for _, part := range []any{certErr, keyErr, len(cert), cert, len(key), key} {
+			_, _ = fmt.Fprintf(h, "%v ", part) // a hash takes everything
+		}
 		c, pairErr := tls.X509KeyPair(cert, key)
 		switch readErr := errors.Join(certErr, keyErr); {
 		case readErr != nil:

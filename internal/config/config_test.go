@@ -68,6 +68,7 @@ func TestWithoutAnySettingTheDefaultsHold(t *testing.T) {
 		BreakerBase: time.Second, BreakerMax: 10 * time.Second, BreakerProbes: 1,
 		VaultTimeout: 5 * time.Second, VaultInterval: 30 * time.Second, KeyFileInterval: time.Second,
 		ProviderConcurrency: 20, ProviderQueue: 100, NetworkLimit: 50, CPULimit: 5, MemoryLimit: 3,
+		Edge:      usualEdge,
 		Providers: []config.Provider{usual(config.Provider{Name: "local", Dialect: "local", Priority: 1000})},
 	}
 	if !reflect.DeepEqual(s, want) {
@@ -484,7 +485,7 @@ func TestTheTableHasEverySettingAndDefault(t *testing.T) {
 			t.Errorf("no %q in\n%s", row, table)
 		}
 	}
-	if n, want := strings.Count(table, "| `--"), reflect.TypeFor[config.Serve]().NumField()-1; n != want {
+	if n, want := strings.Count(table, "| `--"), reflect.TypeFor[config.Serve]().NumField()-2+reflect.TypeFor[config.Edge]().NumField(); n != want {
 		t.Errorf("%d rows, want %d", n, want)
 	}
 }

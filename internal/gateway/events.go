@@ -50,6 +50,7 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, q url.Valu
 		methodNotAllowed(w, r, http.MethodGet)
 		return
 	}
+	exchangeOf(r).watched = cursors
 	w.Header().Add("Vary", "Accept")
 	if wantsSSE(r) {
 		g.noWriteDeadline(w)

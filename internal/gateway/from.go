@@ -28,6 +28,16 @@ func as(r *http.Request, c proxies.Client) *http.Request {
 	return r
 }
 
+// hostsOf are the hosts that r names: in its own header, and by a trusted
+// proxy. Where a name may let somebody in, both must: a page whose name was made
+// to resolve to a proxy's address can write the proxy's headers.
+func hostsOf(r *http.Request) [2]string {
+	if x, ok := r.Context().Value(exchangeKey{}).(*exchangeRecord); ok {
+		return [2]string{x.host, r.Host}
+	}
+	return [2]string{r.Host, r.Host}
+}
+
 // schemeOf is the scheme that r's client used; "" where it isn't known.
 func schemeOf(r *http.Request) string {
 	if x, ok := r.Context().Value(exchangeKey{}).(*exchangeRecord); ok {

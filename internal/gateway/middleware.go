@@ -27,11 +27,14 @@ type exchangeRecord struct {
 	stream   string
 	// client is where the request comes from.
 	client proxies.Client
+	host   string // as the request itself has it
 	// caller is who it was, if known; code what was to be analysed, where that
 	// is recorded.
 	caller auth.Identity
 	known  bool
 	code   string
+	// watched are the streams of a request for events.
+	watched []protocol.Cursor
 
 	// What Limits know of the request.
 	address netip.Addr
@@ -65,7 +68,7 @@ var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 func (g *Gateway) exchange(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		x := &exchangeRecord{id: r.Header.Get("X-Request-Id"), client: g.opts.Proxies.Client(r)}
+		x := &exchangeRecord{id: r.Header.Get("X-Request-Id"), client: g.opts.Proxies.Client(r), host: r.Host}
 		if !saneRequestID.MatchString(x.id) {
 			x.id = rand.Text()
 		}

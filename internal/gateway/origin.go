@@ -121,12 +121,14 @@ func refuseOrigin(w http.ResponseWriter, who string) {
 // machine or one of the allowed origins.
 func hostGuard(o *Origins, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Browsers always name a host; some clients of HTTP/1.0 don't.
-		if r.Host != "" && !loopbackHost(r.Host) && !o.listed("http://"+r.Host) && !o.listed("https://"+r.Host) {
-			problem.Write(w, withStatus(protocol.Errorf(protocol.CodeForbidden,
-				"this server is for this machine only, and %.100q is another name; it takes that name with an API key, or as an allowed origin", r.Host),
-				http.StatusMisdirectedRequest))
-			return
+		for _, host := range hostsOf(r) {
+			// Browsers always name a host; some clients of HTTP/1.0 don't.
+			if host != "" && !loopbackHost(host) && !o.listed("http://"+host) && !o.listed("https://"+host) {
+				problem.Write(w, withStatus(protocol.Errorf(protocol.CodeForbidden,
+					"this server is for this machine only, and %.100q is another name; it takes that name with an API key, or as an allowed origin", host),
+					http.StatusMisdirectedRequest))
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

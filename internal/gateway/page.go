@@ -17,7 +17,9 @@ import (
 const (
 	// pagePolicy lets the page load what is its own, and nothing else.
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; " +
-		"manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+		"manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+		// Text can't become markup or script by mistake: the page makes elements, never HTML.
+		"require-trusted-types-for 'script'; trusted-types 'none'"
 	// apiPolicy is for answers that are no page, should a browser show one.
 	apiPolicy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
 	// permissions takes from the page, should foreign script get into it, what

@@ -34,6 +34,11 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	if e.Stream == "" {
 		e.Stream = r.PathValue("id")
 	}
+	if len(x.watched) > 1 || e.Stream == "" {
+		for _, c := range x.watched {
+			e.Streams = append(e.Streams, c.Stream)
+		}
+	}
 	by(&e, x.caller, x.known)
 	at(&e, x)
 	g.opts.Audit.Write(e)

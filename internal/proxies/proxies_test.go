@@ -146,3 +146,21 @@ func FuzzForwardedIsReadOrRefused(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkClient(b *testing.B) {
+	p := trust(b, "", "10.0.0.0/8")
+	for name, r := range map[string]*http.Request{
+		"direct": request("203.0.113.9:1234"),
+		"behind": request("10.0.0.1:1234", "X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "a.example"),
+		"forged": request("10.0.0.1:1234", "X-Forwarded-For", "6.6.6.6"+strings.Repeat(", 10.0.0.2", 1000)),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !p.Client(r).Address.IsValid() {
+					b.Fatal("no address")
+				}
+			}
+		})
+	}
+}

@@ -45,6 +45,7 @@ func NewLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
 		// NO_COLOR (https://no-color.org) is honoured by zerolog itself.
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}
 	}
+	w = safeWriter{w, console}
 	return zerolog.New(w).Level(l).Hook(timeHook{}), nil
 }
 
