@@ -177,6 +177,48 @@ func TestAKeyIsHeldToItsAnalysesAtOnce(t *testing.T) {
 	}
 }
 
+func TestARepeatedRequestFindsItsAnalysisThoughItsKeyHasAllThatItMay(t *testing.T) {
+	s := serve(t, openAIAt(upstream(t, held("so far"))), append(callers, "--limit-key-streams", "1")...)
+	id := s.begin(append(bearer(adasKey), "Idempotency-Key", "once")...)
+	r := s.do("POST", "/v1/analyses", aRequest, append(bearer(adasKey), "Idempotency-Key", "once")...)
+	if r.status != http.StatusOK || decode[protocol.Metadata](t, r).ID != id {
+		t.Errorf("%d %s, want %s", r.status, r.body, id)
+	}
+	wantLimited(t, s.do("POST", "/v1/analyses", aRequest, bearer(adasKey)...), "analyses running")
+}
+
+func TestANearlyFullNodePutsOffWhatCanWaitAndGoesOnWithWhatRuns(t *testing.T) {
+	s := serve(t, openAIAt(upstream(t, held("so far"))), append(callers, "--max-analyses", "10", "--shed-from", "0.5")...)
+	var ids []string
+	for range 6 {
+		ids = append(ids, s.begin(bearer(adasKey)...))
+	}
+	wantPutOff := func(r reply) {
+		t.Helper()
+		wantProblem(t, r, http.StatusServiceUnavailable, protocol.CodeOverloaded)
+		if after, err := strconv.Atoi(r.header.Get("Retry-After")); err != nil || after < 1 || after > 5 {
+			t.Errorf("Retry-After %q", r.header.Get("Retry-After"))
+		}
+	}
+	wantPutOff(s.do("POST", "/v1/analyses", `{"code":"package p","analysis":"explain","cache":"bypass"}`, bearer(bobsKey)...))
+	s.begin(bearer(bobsKey)...)
+	wantPutOff(s.do("POST", "/v1/analyses", aRequest, bearer(adasKey)...)) // who has six of seven
+	a := s.ask(adasKey)
+	if m := a.send(`{"type":"analyze","id":"1","request":{"code":"package p","cache":"bypass"}}`); m.Error == nil || m.Error.Code != protocol.CodeOverloaded || m.Error.RetryAfterMS < 1000 {
+		t.Errorf("over a WebSocket: %+v", m)
+	}
+	s.begin(bearer(bobsKey)...)
+	if m := a.send(`{"type":"subscribe","id":"2","stream":"` + ids[0] + `"}`); m.Type != protocol.MessageSubscribed {
+		t.Errorf("a stream that runs can't be watched: %+v", m)
+	}
+	if r := s.do("GET", "/v1/streams/"+ids[0], "", bearer(bobsKey)...); r.status != 200 {
+		t.Errorf("a list is put off though nothing is late: %d", r.status)
+	}
+	if m := s.do("GET", "/metrics", "", bearer(bobsKey)...); !strings.Contains(m.body, `athena_limited_total{limit="overload-explain"} 1`) || !strings.Contains(m.body, `athena_limited_total{limit="overload-greedy"} 2`) {
+		t.Error("the metrics don't count what was put off")
+	}
+}
+
 func TestAKeyIsHeldToItsBytesAMinute(t *testing.T) {
 	s := serve(t, nil, append(callers, "--limit-key-bytes", "10KiB")...)
 	big := `{"provider":"local","code":"` + strings.Repeat("x = 1\\n", 2500) + `"}`

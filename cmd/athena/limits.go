@@ -8,6 +8,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/gateway"
+	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/ratelimit"
 )
 
@@ -17,6 +18,7 @@ type callerLimits struct {
 	places    *ratelimit.Places
 	addresses *ratelimit.Addresses
 	redis     *ratelimit.Redis // nil for none
+	load      *overload.Shedder
 }
 
 // openLimits makes what counts.
@@ -45,6 +47,10 @@ func (n *node) openLimits() error {
 			return err
 		}
 	}
+	l.load = overload.New(overload.Options{From: cfg.ShedFrom, Late: cfg.ShedLate,
+		Analyses:    func() float64 { return float64(n.analyses.Running()) / float64(cfg.MaxAnalyses) },
+		Connections: func() float64 { return float64(n.hub.Connections()) / float64(cfg.MaxConnections) },
+	})
 	l.gateway = gateway.NewLimits(gateway.LimitOptions{
 		Key: gateway.Caps{RequestsPerMinute: cfg.LimitKeyRequests, BytesPerMinute: int64(cfg.LimitKeyBytes),
 			Connections: cfg.LimitKeyConnections, Streams: cfg.LimitKeyStreams},
@@ -52,7 +58,7 @@ func (n *node) openLimits() error {
 			Connections: cfg.LimitTenantConnections, Streams: cfg.LimitTenantStreams},
 		AddressConnections: cfg.LimitAddressConnections,
 		Limiter:            ratelimit.NewLimiter(ratelimit.NewBuckets(0), l.redis, ratelimit.Failure(cfg.RedisFailure)),
-		Places:             l.places, Addresses: l.addresses, Metrics: n.metrics,
+		Places:             l.places, Addresses: l.addresses, Load: l.load, Metrics: n.metrics,
 		Blocked: func(a netip.Addr, d time.Duration) {
 			log.Warn().Stringer("address", a).Dur("for_ms", d).Msg("an address is blocked, since too many of its credentials were not known")
 		},
@@ -73,7 +79,11 @@ func (n *node) guard(ln net.Listener) net.Listener {
 
 // close ends what asks Redis.
 func (l *callerLimits) close() error {
-	if l == nil || l.redis == nil {
+	if l == nil {
+		return nil
+	}
+	l.load.Close()
+	if l.redis == nil {
 		return nil
 	}
 	return l.redis.Close()

@@ -382,15 +382,8 @@ func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.Start
 }
 
 func (j *jobs) startHere(ctx context.Context, req *protocol.Request, o analysis.StartOptions) (id string, created bool, err error) {
-	leave, err := j.n.limits.gateway.Streams(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	o.Ended = leave
+	o.Admit = func() (func(), error) { return j.n.limits.gateway.Streams(ctx, req.Analysis) }
 	id, created, err = j.n.analyses.Start(ctx, req, o)
-	if err != nil || !created {
-		leave() // nothing of its own runs
-	}
 	if err == nil && created {
 		j.n.metrics.AnalysisStarted()
 	}

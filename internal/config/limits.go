@@ -24,6 +24,9 @@ type Limits struct {
 	LimitAddressBlock       time.Duration `group:"Limits" default:"10s" help:"How long that lasts the first time. It doubles each time until there was no failure for an hour."`
 	LimitAddressBlockMax    time.Duration `group:"Limits" default:"15m" help:"How long it lasts at most."`
 
+	ShedFrom float64       `group:"Limits" default:"0.8" placeholder:"PART" help:"Part of what this node can do at once, in analyses, connections or CPU, from which it refuses what can wait, with 503: first explanations, then analyses of those who have more than their share, then lists, other analyses, and new watchers; never clients that come back. 1 turns this off."`
+	ShedLate time.Duration `group:"Limits" default:"1s" help:"How late the node may be with what is due until it counts as having no CPU left."`
+
 	RedisURL          Secret        `name:"redis-url" group:"Limits" placeholder:"URL" help:"Redis that holds the limits for all nodes together: redis://[USER:PASSWORD@]HOST:PORT[/NUMBER], or rediss:// for TLS. Without it each node has its own. An address's limits always are the node's own: before anybody is known nothing leaves it."`
 	RedisPasswordFile string        `group:"Limits" placeholder:"FILE" help:"File with Redis's password."`
 	RedisTimeout      time.Duration `group:"Limits" default:"100ms" help:"How long a request waits for Redis, once; then none asks it until it answers again."`
@@ -74,11 +77,15 @@ func (l *Limits) problems() []problem {
 	}{
 		{"limit_address_block", l.LimitAddressBlock, time.Second, 24 * time.Hour},
 		{"limit_address_block_max", l.LimitAddressBlockMax, l.LimitAddressBlock, 24 * time.Hour},
+		{"shed_late", l.ShedLate, 10 * time.Millisecond, time.Minute},
 		{"redis_timeout", l.RedisTimeout, time.Millisecond, 10 * time.Second},
 	} {
 		if n.value < n.least || n.value > n.max {
 			fail(n.key, "is %s; it must be from %s to %s", n.value, n.least, n.max)
 		}
+	}
+	if !(l.ShedFrom > 0 && l.ShedFrom <= 1) { // NaN is neither
+		fail("shed_from", "is %g; it must be more than 0, and at most 1, which turns shedding off", l.ShedFrom)
 	}
 	if u := l.RedisURL.Reveal(); u != "" {
 		if p, err := url.Parse(u); err != nil || (p.Scheme != "redis" && p.Scheme != "rediss") || p.Host == "" {

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"math"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/problem"
 	"github.com/athena-hub/athena/internal/ratelimit"
 	"github.com/athena-hub/athena/protocol"
@@ -35,6 +38,9 @@ type LimitOptions struct {
 	Places *ratelimit.Places
 	// Addresses keep those out who try credentials. Required.
 	Addresses *ratelimit.Addresses
+	// Load says what to refuse when the node has nearly all that it can do; nil for
+	// nothing.
+	Load *overload.Shedder
 	// Address is where a request comes from. Default: the other end of its
 	// connection.
 	Address func(*http.Request) netip.Addr
@@ -170,7 +176,10 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 		l.opts.Addresses.Good(x.address, x.secret)
 	}
 	x.secret = "" // a connection may keep the record for as long as it lives
-	err := l.take(r.Context(), id, max(r.ContentLength, 0), w.Header())
+	err := l.shed(classOf(x.route))
+	if err == nil {
+		err = l.take(r.Context(), id, max(r.ContentLength, 0), w.Header())
+	}
 	if err != nil {
 		x.quiet = true
 		problem.Write(w, err)
@@ -333,23 +342,56 @@ func (l *Limits) Allow(ctx context.Context, _ protocol.CommandType, bytes int) e
 }
 
 // Streams takes a place for an analysis of this caller, until leave is called.
-func (l *Limits) Streams(ctx context.Context) (leave func(), err error) {
+func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave func(), err error) {
 	id, ok := auth.FromContext(ctx)
 	if l == nil || !ok {
 		return func() {}, nil
 	}
-	var claims []ratelimit.Claim
+	// Those without a limit are counted, too: who has most is refused first.
+	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: TenantOf(id)}, Max: cmp.Or(l.opts.Tenant.Streams, math.MaxInt64)}
+	claims := []ratelimit.Claim{tenant}
 	if n := l.opts.Key.Streams; n > 0 {
 		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: id.Credential}, Max: n})
 	}
-	if n := l.opts.Tenant.Streams; n > 0 {
-		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: TenantOf(id)}, Max: n})
+	if l.opts.Load != nil && l.opts.Load.Busy() {
+		class := overload.Analyze
+		switch {
+		case kind == protocol.AnalysisExplain:
+			class = overload.Explain
+		case l.opts.Places.Greedy(tenant.Key):
+			class = overload.Greedy
+		}
+		if err := l.shed(class); err != nil {
+			return nil, err
+		}
 	}
 	leave, full := l.opts.Places.Enter(claims...)
 	if full >= 0 {
 		return nil, l.full(claims[full], "analyses running")
 	}
 	return leave, nil
+}
+
+// shed refuses work of a class if the node has too much.
+func (l *Limits) shed(c overload.Class) error {
+	if l == nil || l.opts.Load == nil {
+		return nil
+	}
+	wait, shed := l.opts.Load.Shed(c)
+	if !shed {
+		return nil
+	}
+	l.limited("overload-" + c.String())
+	return protocol.Errorf(protocol.CodeOverloaded, "this node has nearly all that it can do, and puts off what can wait").WithRetryAfter(wait)
+}
+
+// classOf is the class of a request that has come, as far as its route tells.
+func classOf(route string) overload.Class {
+	switch route {
+	case "GET /v1/providers", "GET /v1/cluster", "GET /v1/streams/{id}":
+		return overload.List
+	}
+	return overload.Resume
 }
 
 func (l *Limits) limited(limit string) {
