@@ -47,6 +47,9 @@ func (n *node) openLimits() error {
 			return err
 		}
 	}
+	if l.redis != nil && cfg.LimitKeyStreams+cfg.LimitTenantStreams+cfg.LimitKeyConnections+cfg.LimitTenantConnections > 0 {
+		l.places.Share(l.redis, ratelimit.CredentialStreams, ratelimit.TenantStreams, ratelimit.CredentialConnections, ratelimit.TenantConnections)
+	}
 	l.load = overload.New(overload.Options{From: cfg.ShedFrom, Late: cfg.ShedLate,
 		Analyses:    func() float64 { return float64(n.analyses.Running()) / float64(cfg.MaxAnalyses) },
 		Connections: func() float64 { return float64(n.hub.Connections()) / float64(cfg.MaxConnections) },

@@ -69,6 +69,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	if err = n.upstreams.learnModels(ctx, log.With().Str("part", "providers").Logger()); err != nil {
 		return nil, err
 	}
+	if err = n.openLimits(); err != nil {
+		return nil, err
+	}
 	n.checkups = newCheckups(n.upstreams.entries, cfg.HealthInterval, log.With().Str("part", "providers").Logger())
 	o := analysis.Options{
 		Providers: n.upstreams.entries,
@@ -92,8 +95,8 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 			Probes:  cfg.BreakerProbes},
 		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
-		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens},
-		Keys:             n.bus, Cache: answers(cfg),
+		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens}, SharedLimits: newSharedTokens(cfg, n.limits.redis),
+		Keys: n.bus, Cache: answers(cfg),
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger()},
 	}
 	if cfg.Clustered() {
@@ -208,9 +211,6 @@ func (n *node) serveHTTP() error {
 	n.callers = callers
 	origins, err := gateway.NewOrigins(cfg.AllowedOrigin)
 	if err != nil {
-		return err
-	}
-	if err = n.openLimits(); err != nil {
 		return err
 	}
 	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Limits: n.limits.gateway}

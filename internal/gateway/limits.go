@@ -286,9 +286,9 @@ func (l *Limits) spend(ctx context.Context, id auth.Identity, bytes int64) {
 	var levels [maxDemands]ratelimit.Level
 	d := l.demands(demands[:0], id, 0, bytes)
 	for i := range d {
-		// One by one: what the one can't give is to be taken from the other.
-		_, _ = l.opts.Limiter.Take(ctx, d[i:i+1], levels[:1]) // what can't be counted is given
+		d[i].Spent = true
 	}
+	_, _ = l.opts.Limiter.Take(ctx, d, levels[:len(d)]) // what can't be counted is given
 }
 
 // Admit gives a connection its place among its caller's: it is the hub's

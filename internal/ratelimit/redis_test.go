@@ -151,6 +151,12 @@ func TestWhatIsGivenBackMayBeTakenAgain(t *testing.T) {
 	step(500, true, 200)
 	step(-5000, true, 1000) // no more than a minute's worth
 	step(1, true, 999)
+	// What has been used already is taken whatever is there.
+	ok, err := r.Take(t.Context(), []ratelimit.Demand{{Key: ratelimit.Key{Kind: ratelimit.TenantTokens, Name: "t"}, PerMinute: 1000, N: 3000, Spent: true}}, levels)
+	if err != nil || !ok || levels[0].Full < 2*time.Minute {
+		t.Errorf("spent already: %v, %v, %+v", ok, err, levels[0])
+	}
+	step(1, false, 0)
 }
 
 func TestARedisThatGoesAwayIsAskedByNobodyUntilItIsBack(t *testing.T) {
