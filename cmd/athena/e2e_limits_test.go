@@ -326,6 +326,53 @@ func TestSeveralNodesKeepOneLimitInRedisAndTheirOwnWhileItIsAway(t *testing.T) {
 	}
 }
 
+func TestTokensOnOneNodeAreMissingOnAnotherAndConnectionsCountOnAll(t *testing.T) {
+	redis := redistest.Start(t)
+	script := answer(0, "said")
+	script.Usage = &protocol.Usage{InputTokens: 50_000, OutputTokens: 10}
+	var nodes [2]*server
+	for i := range nodes {
+		nodes[i] = serve(t, openAIAt(upstream(t, script)), append(callers, "--tenant-tokens-per-minute", "10000", "--limit-key-connections", "1",
+			"--rate-limit-wait", "0s", "--redis-url", redis.URL(), "--redis-timeout", "5s")...)
+	}
+	if tr := nodes[0].readAs(adasKey, nodes[0].begin(bearer(adasKey)...)); tr.Terminal().Type != protocol.TypeCompleted {
+		t.Fatalf("the first ended with %+v", tr.Terminal())
+	}
+	tr := nodes[1].readAs(adasKey, nodes[1].begin(bearer(adasKey)...))
+	wantEnd(t, tr, protocol.TypeFailed, `"code":"rate_limited"`)
+	wantEnd(t, tr, protocol.TypeFailed, `"retry_after_ms":`)
+	wantEnd(t, nodes[1].readAs(bobsKey, nodes[1].begin(bearer(bobsKey)...)), protocol.TypeCompleted, "")
+
+	nodes[0].ask(adasKey)
+	for { // until they have told each other
+		a := nodes[1].ask(adasKey)
+		m := a.send(`{"type":"ping"}`)
+		_ = a.conn.CloseNow()
+		if m.Type == protocol.MessageError && m.Error.Code == protocol.CodeRateLimited {
+			break
+		}
+	}
+}
+
+// readAs returns the whole stream, which somebody waits for.
+func (s *server) readAs(key, id string) *protocol.Transcript {
+	s.t.Helper()
+	tr := new(protocol.Transcript)
+	for after := uint64(0); tr.Terminal() == nil; {
+		r := s.do("GET", fmt.Sprintf("/v1/streams/%s/events?wait=20s&after=%d", id, after), "", bearer(key)...)
+		if r.status != 200 {
+			s.t.Fatalf("%d %s", r.status, r.body)
+		}
+		for _, e := range decode[struct{ Events []protocol.Event }](s.t, r).Events {
+			if err := tr.Apply(&e); err != nil {
+				s.t.Fatal(err)
+			}
+			after = e.Seq
+		}
+	}
+	return tr
+}
+
 func TestWhatHasALimitIsRefusedWhileRedisIsAwayIfThatWasChosen(t *testing.T) {
 	addr, err := freeAddress() // where nothing listens
 	if err != nil {
