@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/ratelimit"
@@ -47,7 +48,7 @@ func (n *node) openLimits() error {
 			return err
 		}
 	}
-	if l.redis != nil && cfg.LimitKeyStreams+cfg.LimitTenantStreams+cfg.LimitKeyConnections+cfg.LimitTenantConnections > 0 {
+	if l.redis != nil && cfg.LimitKeyStreams+cfg.LimitTenantStreams+cfg.LimitKeyConnections+cfg.LimitTenantConnections+int64(len(cfg.LimitTenant)) > 0 {
 		l.places.Share(l.redis, ratelimit.CredentialStreams, ratelimit.TenantStreams, ratelimit.CredentialConnections, ratelimit.TenantConnections)
 	}
 	l.load = overload.New(overload.Options{From: cfg.ShedFrom, Late: cfg.ShedLate,
@@ -59,6 +60,7 @@ func (n *node) openLimits() error {
 			Connections: cfg.LimitKeyConnections, Streams: cfg.LimitKeyStreams},
 		Tenant: gateway.Caps{RequestsPerMinute: cfg.LimitTenantRequests, BytesPerMinute: int64(cfg.LimitTenantBytes),
 			Connections: cfg.LimitTenantConnections, Streams: cfg.LimitTenantStreams},
+		Tenants:            tenantCaps(cfg),
 		AddressConnections: cfg.LimitAddressConnections,
 		Limiter:            ratelimit.NewLimiter(ratelimit.NewBuckets(0), l.redis, ratelimit.Failure(cfg.RedisFailure)),
 		Places:             l.places, Addresses: l.addresses, Load: l.load, Metrics: n.metrics,
@@ -73,6 +75,22 @@ func (n *node) openLimits() error {
 	}
 	n.limits = l
 	return nil
+}
+
+// tenantCaps are the limits of tenants that aren't the others'.
+func tenantCaps(cfg *config.Serve) map[string]gateway.Caps {
+	caps := make(map[string]gateway.Caps, len(cfg.LimitTenant))
+	for _, t := range cfg.LimitTenant {
+		either := func(own, others int64) int64 {
+			if own < 0 {
+				return others
+			}
+			return own
+		}
+		caps[t.Tenant] = gateway.Caps{RequestsPerMinute: either(t.Requests, cfg.LimitTenantRequests), BytesPerMinute: either(int64(t.Bytes), int64(cfg.LimitTenantBytes)),
+			Connections: either(t.Connections, cfg.LimitTenantConnections), Streams: either(t.Streams, cfg.LimitTenantStreams)}
+	}
+	return caps
 }
 
 // guard keeps floods from blocked addresses from being read.

@@ -30,6 +30,8 @@ type LimitOptions struct {
 	// Key is for each credential, Tenant for each tenant. A credential that names
 	// no tenant is one of its own.
 	Key, Tenant Caps
+	// Tenants are those whose limits aren't Tenant's, by what TenantOf returns.
+	Tenants map[string]Caps
 	// AddressConnections is how many connections one address may have.
 	AddressConnections int64
 	// Limiter counts minutes. Required.
@@ -60,8 +62,15 @@ type LimitMetrics interface{ Limited(limit string) }
 // those of credentials and tenants come after that.
 type Limits struct {
 	// Set by NewLimits, then read-only.
-	opts   LimitOptions
-	policy string // the RateLimit-Policy header
+	opts    LimitOptions
+	tenant  *tenantCaps            // of most tenants
+	tenants map[string]*tenantCaps // of the others
+}
+
+// tenantCaps are what one tenant, or each of most, may have.
+type tenantCaps struct {
+	Caps
+	policy string // the RateLimit-Policy header; "" without limits a minute
 }
 
 // NewLimits returns Limits.
@@ -69,24 +78,42 @@ func NewLimits(o LimitOptions) *Limits {
 	if o.Address == nil {
 		o.Address = RemoteAddress
 	}
-	l := &Limits{opts: o}
+	l := &Limits{opts: o, tenants: make(map[string]*tenantCaps, len(o.Tenants))}
+	l.tenant = &tenantCaps{o.Tenant, policy(&o.Key, &o.Tenant)}
+	for name, caps := range o.Tenants {
+		l.tenants[name] = &tenantCaps{caps, policy(&o.Key, &caps)}
+	}
+	return l
+}
+
+// of returns what a caller's tenant may have, and its name.
+func (l *Limits) of(id auth.Identity) (*tenantCaps, string) {
+	name := TenantOf(id)
+	if t, ok := l.tenants[name]; ok {
+		return t, name
+	}
+	return l.tenant, name
+}
+
+// policy is the RateLimit-Policy header (draft-ietf-httpapi-ratelimit-headers-10,
+// section 3) of what a key and its tenant may have.
+func policy(key, tenant *Caps) string {
 	var policies []string
 	for _, p := range []struct {
 		kind  ratelimit.Kind
 		limit int64
 		unit  string
 	}{
-		{ratelimit.CredentialRequests, o.Key.RequestsPerMinute, ""},
-		{ratelimit.TenantRequests, o.Tenant.RequestsPerMinute, ""},
-		{ratelimit.CredentialBytes, o.Key.BytesPerMinute, `;qu="content-bytes"`},
-		{ratelimit.TenantBytes, o.Tenant.BytesPerMinute, `;qu="content-bytes"`},
+		{ratelimit.CredentialRequests, key.RequestsPerMinute, ""},
+		{ratelimit.TenantRequests, tenant.RequestsPerMinute, ""},
+		{ratelimit.CredentialBytes, key.BytesPerMinute, `;qu="content-bytes"`},
+		{ratelimit.TenantBytes, tenant.BytesPerMinute, `;qu="content-bytes"`},
 	} {
 		if p.limit > 0 {
 			policies = append(policies, `"`+p.kind.String()+`";q=`+strconv.FormatInt(p.limit, 10)+";w=60"+p.unit)
 		}
 	}
-	l.policy = strings.Join(policies, ", ")
-	return l
+	return strings.Join(policies, ", ")
 }
 
 // RemoteAddress is the other end of a request's connection; the zero Addr where
@@ -185,7 +212,7 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 		problem.Write(w, err)
 		return false
 	}
-	if r.ContentLength < 0 && hasBody(r) && (l.opts.Key.BytesPerMinute > 0 || l.opts.Tenant.BytesPerMinute > 0) {
+	if r.ContentLength < 0 && hasBody(r) {
 		r.Body = &counted{ReadCloser: r.Body, done: func(n int64) { l.spend(r.Context(), id, n) }}
 	}
 	return true
@@ -196,13 +223,14 @@ const maxDemands = 4
 
 // demands appends what a request of so many bytes takes.
 func (l *Limits) demands(d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
+	tenant, name := l.of(id)
 	for _, of := range [2]struct {
 		caps            *Caps
 		requests, bytes ratelimit.Kind
 		name            string
 	}{
 		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, id.Credential},
-		{&l.opts.Tenant, ratelimit.TenantRequests, ratelimit.TenantBytes, TenantOf(id)},
+		{&tenant.Caps, ratelimit.TenantRequests, ratelimit.TenantBytes, name},
 	} {
 		if n := of.caps.RequestsPerMinute; n > 0 && requests > 0 {
 			d = append(d, ratelimit.Demand{Key: ratelimit.Key{Kind: of.requests, Name: of.name}, PerMinute: n, N: requests})
@@ -226,7 +254,8 @@ func TenantOf(id auth.Identity) string {
 // take takes one request of so many bytes, and says in the headers, unless they
 // are nil, what is left.
 func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http.Header) error {
-	if l.policy == "" {
+	tenant, _ := l.of(id)
+	if tenant.policy == "" {
 		return nil
 	}
 	var demands [maxDemands]ratelimit.Demand
@@ -238,7 +267,7 @@ func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http
 		return protocol.Errorf(protocol.CodeOverloaded, "the limits on callers can't be looked up").WithRetryAfter(time.Second).WithCause(err)
 	}
 	if h != nil {
-		h.Set("RateLimit-Policy", l.policy)
+		h.Set("RateLimit-Policy", tenant.policy)
 		h.Set("RateLimit", rateLimit(d, levels[:len(d)]))
 	}
 	if ok {
@@ -305,7 +334,8 @@ func (l *Limits) Admit(ctx context.Context, _ string) (leave func(), err error) 
 	}
 	if id, ok := auth.FromContext(ctx); ok {
 		claim(ratelimit.CredentialConnections, id.Credential, l.opts.Key.Connections)
-		claim(ratelimit.TenantConnections, TenantOf(id), l.opts.Tenant.Connections)
+		tenant, name := l.of(id)
+		claim(ratelimit.TenantConnections, name, tenant.Connections)
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
 		claim(ratelimit.AddressConnections, x.address.String(), l.opts.AddressConnections)
@@ -348,7 +378,8 @@ func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave
 		return func() {}, nil
 	}
 	// Those without a limit are counted, too: who has most is refused first.
-	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: TenantOf(id)}, Max: cmp.Or(l.opts.Tenant.Streams, math.MaxInt64)}
+	caps, name := l.of(id)
+	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: name}, Max: cmp.Or(caps.Streams, math.MaxInt64)}
 	claims := []ratelimit.Claim{tenant}
 	if n := l.opts.Key.Streams; n > 0 {
 		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: id.Credential}, Max: n})

@@ -71,6 +71,24 @@ func TestAnAddressIsTheOneThatTheServerIsToldOf(t *testing.T) {
 	}
 }
 
+func TestATenantWithLimitsOfItsOwnHasThose(t *testing.T) {
+	n := limited(t, func(o *gateway.LimitOptions) {
+		o.Tenant.RequestsPerMinute = 1
+		o.Tenants = map[string]gateway.Caps{"~ada": {RequestsPerMinute: 3}}
+	})
+	passed := func(key string) (passed int) {
+		for range 5 {
+			if a := n.do("GET", "/v1/providers", "", "Authorization", "Bearer "+key); a.status == 200 {
+				passed++
+			}
+		}
+		return passed
+	}
+	if ada, bob := passed(apiKey), passed("another-key-012345"); ada != 3 || bob != 1 {
+		t.Errorf("%d and %d requests passed, want 3 and 1", ada, bob)
+	}
+}
+
 func TestABodyOfUnknownLengthCountsWhenItHasCome(t *testing.T) {
 	const perMinute = 1000
 	n := limited(t, func(o *gateway.LimitOptions) { o.Tenant.BytesPerMinute = perMinute })
