@@ -69,7 +69,7 @@ func (l *Limits) problems() []problem {
 		{"limit_address_requests", l.LimitAddressRequests}, {"limit_address_failures", l.LimitAddressFailures},
 	} {
 		if n.value < 0 || n.value > maxPerMinute {
-			fail(n.key, "is %d; it must be from 0, which sets no limit, to %d", n.value, int64(maxPerMinute))
+			fail(n.key, "is %d; it must be from 0, which sets no limit, to %d", n.value, maxPerMinute)
 		}
 	}
 	for i, t := range l.LimitTenant {

@@ -63,12 +63,3 @@ type Level struct {
 // maxDebt bounds a bucket's debt, in minutes of its limit, as the accounts of
 // tokens do: one absurd demand shuts nobody out for longer.
 const maxDebt = 60
-
-// longest returns the longest wait of the levels.
-func longest(levels []Level) time.Duration {
-	var wait time.Duration
-	for _, l := range levels {
-		wait = max(wait, l.Wait)
-	}
-	return wait
-}

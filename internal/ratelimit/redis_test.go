@@ -258,6 +258,25 @@ func TestAClientThatLeavesDoesNotMakeRedisLookAway(t *testing.T) {
 	}
 }
 
+func TestAPasswordIsGivenToRedis(t *testing.T) {
+	srv := redistest.Start(t)
+	c := srv.Client()
+	defer func() { _ = c.Close() }()
+	if err := c.ConfigSet(t.Context(), "requirepass", "canary").Err(); err != nil {
+		t.Fatal(err)
+	}
+	levels := make([]ratelimit.Level, 1)
+	demands := []ratelimit.Demand{of(ratelimit.TenantRequests, "t", 2, 1)}
+	r, _ := open(t, srv.URL(), ratelimit.RedisOptions{Password: "canary"})
+	if ok, err := r.Take(t.Context(), demands, levels); !ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+	wrong, _ := open(t, srv.URL(), ratelimit.RedisOptions{Password: "wrong-canary"})
+	if _, err := wrong.Take(t.Context(), demands, levels); !errors.Is(err, ratelimit.ErrAway) || strings.Contains(err.Error(), "canary") {
+		t.Errorf("a wrong password: %v", err)
+	}
+}
+
 func TestAURLThatIsNoneIsRefusedWithoutItsPassword(t *testing.T) {
 	for _, u := range []string{"http://user:canary@h", "redis://user:canary@h:port", "canary", "redis://user:canary@h/x"} {
 		if _, err := ratelimit.OpenRedis(ratelimit.RedisOptions{URL: u}); err == nil || strings.Contains(err.Error(), "canary") {
