@@ -10,7 +10,7 @@ import (
 
 // Limits are how much callers may ask of a node, or of all nodes together.
 type Limits struct {
-	LimitKeyRequests        int64          `group:"Limits" default:"0" placeholder:"N" help:"Requests, and commands over a WebSocket, that each key may make in a minute. 0 sets no limit, here and below."`
+	LimitKeyRequests        int64          `group:"Limits" default:"0" placeholder:"N" help:"Requests, and commands over a WebSocket, that each key may make in a minute; where none are needed, each address. 0 sets no limit, here and below."`
 	LimitTenantRequests     int64          `group:"Limits" default:"0" placeholder:"N" help:"Requests that each tenant may make in a minute. A key without a tenant is one of its own."`
 	LimitKeyTokens          int64          `group:"Limits" default:"0" placeholder:"N" help:"Tokens that each key may use in a minute. For tenants it is --tenant-tokens-per-minute."`
 	LimitKeyBytes           Bytes          `group:"Limits" default:"0" placeholder:"SIZE" help:"Bytes that each key may send in a minute."`

@@ -222,14 +222,14 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 const maxDemands = 4
 
 // demands appends what a request of so many bytes takes.
-func (l *Limits) demands(d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
+func (l *Limits) demands(ctx context.Context, d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
 	tenant, name := l.of(id)
 	for _, of := range [2]struct {
 		caps            *Caps
 		requests, bytes ratelimit.Kind
 		name            string
 	}{
-		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, id.Credential},
+		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, keyOf(ctx, id)},
 		{&tenant.Caps, ratelimit.TenantRequests, ratelimit.TenantBytes, name},
 	} {
 		if n := of.caps.RequestsPerMinute; n > 0 && requests > 0 {
@@ -251,6 +251,18 @@ func TenantOf(id auth.Identity) string {
 	return "~" + id.Name // no tenant's name begins so
 }
 
+// keyOf is the credential that a caller's limits are for; of those who need none
+// it is their address.
+func keyOf(ctx context.Context, id auth.Identity) string {
+	if id.Credential != "" {
+		return id.Credential
+	}
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
+		return "@" + ratelimit.Network(x.address).String()
+	}
+	return "@"
+}
+
 // take takes one request of so many bytes, and says in the headers, unless they
 // are nil, what is left.
 func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http.Header) error {
@@ -260,7 +272,7 @@ func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http
 	}
 	var demands [maxDemands]ratelimit.Demand
 	var levels [maxDemands]ratelimit.Level
-	d := l.demands(demands[:0], id, 1, bytes)
+	d := l.demands(ctx, demands[:0], id, 1, bytes)
 	ok, err := l.opts.Limiter.Take(ctx, d, levels[:len(d)])
 	if err != nil {
 		l.limited("redis")
@@ -313,7 +325,7 @@ func rateLimit(demands []ratelimit.Demand, levels []ratelimit.Level) string {
 func (l *Limits) spend(ctx context.Context, id auth.Identity, bytes int64) {
 	var demands [maxDemands]ratelimit.Demand
 	var levels [maxDemands]ratelimit.Level
-	d := l.demands(demands[:0], id, 0, bytes)
+	d := l.demands(ctx, demands[:0], id, 0, bytes)
 	for i := range d {
 		d[i].Spent = true
 	}
@@ -333,12 +345,12 @@ func (l *Limits) Admit(ctx context.Context, _ string) (leave func(), err error) 
 		}
 	}
 	if id, ok := auth.FromContext(ctx); ok {
-		claim(ratelimit.CredentialConnections, id.Credential, l.opts.Key.Connections)
+		claim(ratelimit.CredentialConnections, keyOf(ctx, id), l.opts.Key.Connections)
 		tenant, name := l.of(id)
 		claim(ratelimit.TenantConnections, name, tenant.Connections)
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
-		claim(ratelimit.AddressConnections, x.address.String(), l.opts.AddressConnections)
+		claim(ratelimit.AddressConnections, ratelimit.Network(x.address).String(), l.opts.AddressConnections)
 	}
 	leave, full := l.opts.Places.Enter(claims...)
 	if full >= 0 {
@@ -382,7 +394,7 @@ func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave
 	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: name}, Max: cmp.Or(caps.Streams, math.MaxInt64)}
 	claims := []ratelimit.Claim{tenant}
 	if n := l.opts.Key.Streams; n > 0 {
-		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: id.Credential}, Max: n})
+		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: keyOf(ctx, id)}, Max: n})
 	}
 	if l.opts.Load != nil && l.opts.Load.Busy() {
 		class := overload.Analyze

@@ -89,6 +89,23 @@ func TestATenantWithLimitsOfItsOwnHasThose(t *testing.T) {
 	}
 }
 
+func TestAnonymousCallersHaveTheLimitsOfAKeyByTheirAddress(t *testing.T) {
+	n := start(t, false, func(o *gateway.Options) {
+		o.Limits = everyLimit(func(o *gateway.LimitOptions) {
+			o.Key.RequestsPerMinute = 2
+			o.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-Test-Address")) }
+		})
+	})
+	for i, c := range []struct {
+		address string
+		want    int
+	}{{"2001:db8::1", 200}, {"2001:db8::2", 200}, {"2001:db8::3", 429}, {"192.0.2.1", 200}} {
+		if got := n.do("GET", "/v1/providers", "", "X-Test-Address", c.address).status; got != c.want {
+			t.Errorf("%d: %s: %d, want %d", i, c.address, got, c.want)
+		}
+	}
+}
+
 func TestABodyOfUnknownLengthCountsWhenItHasCome(t *testing.T) {
 	const perMinute = 1000
 	n := limited(t, func(o *gateway.LimitOptions) { o.Tenant.BytesPerMinute = perMinute })
