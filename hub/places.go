@@ -19,16 +19,16 @@ func (h *Hub) admit(ctx context.Context, transport string) (leave func(), err er
 	callers, err := h.opts.Admit(ctx, transport)
 	if err != nil {
 		h.leave()
-		return nil, &callerLimit{err}
+		return nil, &callerLimitError{err}
 	}
 	return sync.OnceFunc(func() { callers(); h.leave() }), nil
 }
 
-// A callerLimit says that it is the caller who has too many connections, and not
+// A callerLimitError says that it is the caller who has too many connections, and not
 // the node.
-type callerLimit struct{ error }
+type callerLimitError struct{ error }
 
-func (e *callerLimit) Unwrap() error { return e.error }
+func (e *callerLimitError) Unwrap() error { return e.error }
 
 // admitHere gives a connection its place on the node, which leave gives back.
 func (h *Hub) admitHere() error {
@@ -59,7 +59,7 @@ func (h *Hub) Admissible(ctx context.Context) error {
 
 // tooMany ends a WebSocket that has just begun: as its caller has too many. Pages
 // don't see the status of a refused handshake, and would come back at once.
-func (s *session) tooMany(limit *callerLimit) {
+func (s *session) tooMany(limit *callerLimitError) {
 	e := protocol.AsError(limit)
 	s.tell(&protocol.Message{Type: protocol.MessageError, Error: e})
 	s.end(ending{reason: "limit", code: protocol.CloseLimit, detail: e.Detail})

@@ -22,7 +22,7 @@ const ssePadding = 2 << 10
 func (h *Hub) ServeSSE(w http.ResponseWriter, r *http.Request, cursors []protocol.Cursor, single bool) {
 	leave, err := h.admit(r.Context(), protocol.TransportSSE)
 	if err != nil {
-		if _, limited := errors.AsType[*callerLimit](err); r.Method == http.MethodGet && !limited {
+		if _, limited := errors.AsType[*callerLimitError](err); r.Method == http.MethodGet && !limited {
 			h.sendAway(w)
 			return
 		}

@@ -18,7 +18,7 @@ import (
 // one goroutine that reads, and a writer while there is something to write.
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	leave, err := h.admit(r.Context(), protocol.TransportWebSocket)
-	limited, _ := errors.AsType[*callerLimit](err)
+	limited, _ := errors.AsType[*callerLimitError](err)
 	if limited != nil { // is told so on the WebSocket
 		leave, err = h.leave, h.admitHere()
 	}

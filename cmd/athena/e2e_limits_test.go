@@ -177,6 +177,48 @@ func TestAKeyIsHeldToItsAnalysesAtOnce(t *testing.T) {
 	}
 }
 
+func TestARepeatedRequestFindsItsAnalysisThoughItsKeyHasAllThatItMay(t *testing.T) {
+	s := serve(t, openAIAt(upstream(t, held("so far"))), append(callers, "--limit-key-streams", "1")...)
+	id := s.begin(append(withKey(adasKey), "Idempotency-Key", "once")...)
+	r := s.do("POST", "/v1/analyses", aRequest, append(withKey(adasKey), "Idempotency-Key", "once")...)
+	if r.status != http.StatusOK || decode[protocol.Metadata](t, r).ID != id {
+		t.Errorf("%d %s, want %s", r.status, r.body, id)
+	}
+	wantLimited(t, s.do("POST", "/v1/analyses", aRequest, withKey(adasKey)...), "analyses running")
+}
+
+func TestANearlyFullNodePutsOffWhatCanWaitAndGoesOnWithWhatRuns(t *testing.T) {
+	s := serve(t, openAIAt(upstream(t, held("so far"))), append(callers, "--max-analyses", "10", "--shed-from", "0.5")...)
+	var ids []string
+	for range 6 {
+		ids = append(ids, s.begin(withKey(adasKey)...))
+	}
+	wantPutOff := func(r reply) {
+		t.Helper()
+		wantProblem(t, r, http.StatusServiceUnavailable, protocol.CodeOverloaded)
+		if after, err := strconv.Atoi(r.header.Get("Retry-After")); err != nil || after < 1 || after > 5 {
+			t.Errorf("Retry-After %q", r.header.Get("Retry-After"))
+		}
+	}
+	wantPutOff(s.do("POST", "/v1/analyses", `{"code":"package p","analysis":"explain","cache":"bypass"}`, withKey(bobsKey)...))
+	s.begin(withKey(bobsKey)...)
+	wantPutOff(s.do("POST", "/v1/analyses", aRequest, withKey(adasKey)...)) // who has six of seven
+	a := s.askOver(adasKey)
+	if m := a.send(`{"type":"analyze","id":"1","request":{"code":"package p","cache":"bypass"}}`); m.Error == nil || m.Error.Code != protocol.CodeOverloaded || m.Error.RetryAfterMS < 1000 {
+		t.Errorf("over a WebSocket: %+v", m)
+	}
+	s.begin(withKey(bobsKey)...)
+	if m := a.send(`{"type":"subscribe","id":"2","stream":"` + ids[0] + `"}`); m.Type != protocol.MessageSubscribed {
+		t.Errorf("a stream that runs can't be watched: %+v", m)
+	}
+	if r := s.do("GET", "/v1/streams/"+ids[0], "", withKey(bobsKey)...); r.status != 200 {
+		t.Errorf("a list is put off though nothing is late: %d", r.status)
+	}
+	if m := s.do("GET", "/metrics", "", withKey(bobsKey)...); !strings.Contains(m.body, `athena_limited_total{limit="overload-explain"} 1`) || !strings.Contains(m.body, `athena_limited_total{limit="overload-greedy"} 2`) {
+		t.Error("the metrics don't count what was put off")
+	}
+}
+
 func TestAKeyIsHeldToItsBytesAMinute(t *testing.T) {
 	s := serve(t, nil, append(callers, "--limit-key-bytes", "10KiB")...)
 	big := `{"provider":"local","code":"` + strings.Repeat("x = 1\\n", 2500) + `"}`
@@ -282,6 +324,53 @@ func TestSeveralNodesKeepOneLimitInRedisAndTheirOwnWhileItIsAway(t *testing.T) {
 	if back := int(time.Since(began)/(6*time.Second)) + 1; total < 10 || total > 10+back {
 		t.Errorf("once it is back %d requests passed, want 10 and at most %d", total, back)
 	}
+}
+
+func TestTokensOnOneNodeAreMissingOnAnotherAndConnectionsCountOnAll(t *testing.T) {
+	redis := redistest.Start(t)
+	script := answer(0, "said")
+	script.Usage = &protocol.Usage{InputTokens: 50_000, OutputTokens: 10}
+	var nodes [2]*server
+	for i := range nodes {
+		nodes[i] = serve(t, openAIAt(upstream(t, script)), append(callers, "--tenant-tokens-per-minute", "10000", "--limit-key-connections", "1",
+			"--rate-limit-wait", "0s", "--redis-url", redis.URL(), "--redis-timeout", "5s")...)
+	}
+	if tr := nodes[0].readAs(adasKey, nodes[0].begin(withKey(adasKey)...)); tr.Terminal().Type != protocol.TypeCompleted {
+		t.Fatalf("the first ended with %+v", tr.Terminal())
+	}
+	tr := nodes[1].readAs(adasKey, nodes[1].begin(withKey(adasKey)...))
+	wantEnd(t, tr, protocol.TypeFailed, `"code":"rate_limited"`)
+	wantEnd(t, tr, protocol.TypeFailed, `"retry_after_ms":`)
+	wantEnd(t, nodes[1].readAs(bobsKey, nodes[1].begin(withKey(bobsKey)...)), protocol.TypeCompleted, "")
+
+	nodes[0].ask(adasKey)
+	for { // until they have told each other
+		a := nodes[1].ask(adasKey)
+		m := a.send(`{"type":"ping"}`)
+		_ = a.conn.CloseNow()
+		if m.Type == protocol.MessageError && m.Error.Code == protocol.CodeRateLimited {
+			break
+		}
+	}
+}
+
+// readAs returns the whole stream, which somebody waits for.
+func (s *server) readAs(key, id string) *protocol.Transcript {
+	s.t.Helper()
+	tr := new(protocol.Transcript)
+	for after := uint64(0); tr.Terminal() == nil; {
+		r := s.do("GET", fmt.Sprintf("/v1/streams/%s/events?wait=20s&after=%d", id, after), "", withKey(key)...)
+		if r.status != 200 {
+			s.t.Fatalf("%d %s", r.status, r.body)
+		}
+		for _, e := range decode[struct{ Events []protocol.Event }](s.t, r).Events {
+			if err := tr.Apply(&e); err != nil {
+				s.t.Fatal(err)
+			}
+			after = e.Seq
+		}
+	}
+	return tr
 }
 
 func TestWhatHasALimitIsRefusedWhileRedisIsAwayIfThatWasChosen(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/gateway"
+	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/ratelimit"
 )
 
@@ -18,6 +20,7 @@ type callerLimits struct {
 	places    *ratelimit.Places
 	addresses *ratelimit.Addresses
 	redis     *ratelimit.Redis // nil for none
+	load      *overload.Shedder
 }
 
 // openLimits makes what counts.
@@ -46,15 +49,23 @@ func (n *node) openLimits() error {
 			return err
 		}
 	}
+	if l.redis != nil && cfg.LimitKeyStreams+cfg.LimitTenantStreams+cfg.LimitKeyConnections+cfg.LimitTenantConnections+int64(len(cfg.LimitTenant)) > 0 {
+		l.places.Share(l.redis, ratelimit.CredentialStreams, ratelimit.TenantStreams, ratelimit.CredentialConnections, ratelimit.TenantConnections)
+	}
+	l.load = overload.New(overload.Options{From: cfg.ShedFrom, Late: cfg.ShedLate,
+		Analyses:    func() float64 { return float64(n.analyses.Running()) / float64(cfg.MaxAnalyses) },
+		Connections: func() float64 { return float64(n.hub.Connections()) / float64(cfg.MaxConnections) },
+	})
 	l.gateway = gateway.NewLimits(gateway.LimitOptions{
 		Key: gateway.Caps{RequestsPerMinute: cfg.LimitKeyRequests, BytesPerMinute: int64(cfg.LimitKeyBytes),
 			Connections: cfg.LimitKeyConnections, Streams: cfg.LimitKeyStreams},
 		Tenant: gateway.Caps{RequestsPerMinute: cfg.LimitTenantRequests, BytesPerMinute: int64(cfg.LimitTenantBytes),
 			Connections: cfg.LimitTenantConnections, Streams: cfg.LimitTenantStreams},
+		Tenants:            tenantCaps(cfg),
 		AddressConnections: cfg.LimitAddressConnections,
 		Address:            func(r *http.Request) netip.Addr { return gateway.ClientAddress(r.Context()) },
 		Limiter:            ratelimit.NewLimiter(ratelimit.NewBuckets(0), l.redis, ratelimit.Failure(cfg.RedisFailure)),
-		Places:             l.places, Addresses: l.addresses, Metrics: n.metrics,
+		Places:             l.places, Addresses: l.addresses, Load: l.load, Metrics: n.metrics,
 		Blocked: func(a netip.Addr, d time.Duration) {
 			log.Warn().Stringer("address", a).Dur("for_ms", d).Msg("an address is blocked, since too many of its credentials were not known")
 		},
@@ -68,6 +79,22 @@ func (n *node) openLimits() error {
 	return nil
 }
 
+// tenantCaps are the limits of tenants that aren't the others'.
+func tenantCaps(cfg *config.Serve) map[string]gateway.Caps {
+	caps := make(map[string]gateway.Caps, len(cfg.LimitTenant))
+	for _, t := range cfg.LimitTenant {
+		either := func(own, others int64) int64 {
+			if own < 0 {
+				return others
+			}
+			return own
+		}
+		caps[t.Tenant] = gateway.Caps{RequestsPerMinute: either(t.Requests, cfg.LimitTenantRequests), BytesPerMinute: either(int64(t.Bytes), int64(cfg.LimitTenantBytes)),
+			Connections: either(t.Connections, cfg.LimitTenantConnections), Streams: either(t.Streams, cfg.LimitTenantStreams)}
+	}
+	return caps
+}
+
 // guard keeps floods from blocked addresses from being read.
 func (n *node) guard(ln net.Listener) net.Listener {
 	return gateway.Guard(ln, n.limits.addresses.Shut, func() { n.metrics.Limited("address-flood") })
@@ -75,7 +102,11 @@ func (n *node) guard(ln net.Listener) net.Listener {
 
 // close ends what asks Redis.
 func (l *callerLimits) close() error {
-	if l == nil || l.redis == nil {
+	if l == nil {
+		return nil
+	}
+	l.load.Close()
+	if l.redis == nil {
 		return nil
 	}
 	return l.redis.Close()

@@ -84,6 +84,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 	if err = n.upstreams.learnModels(ctx, log.With().Str("part", "providers").Logger()); err != nil {
 		return nil, err
 	}
+	if err = n.openLimits(); err != nil {
+		return nil, err
+	}
 	n.checkups = newCheckups(n.upstreams.entries, cfg.HealthInterval, log.With().Str("part", "providers").Logger())
 	o := analysis.Options{
 		Providers: n.upstreams.entries,
@@ -107,8 +110,8 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 			Probes:  cfg.BreakerProbes},
 		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
-		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens},
-		Keys:             n.bus, Cache: answers(cfg),
+		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens}, SharedLimits: newSharedTokens(cfg, n.limits.redis),
+		Keys: n.bus, Cache: answers(cfg),
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger(), n.edge},
 	}
 	if cfg.Clustered() {
@@ -213,9 +216,6 @@ func (n *node) serveHTTP(ctx context.Context) error {
 	}
 	origins, err := gateway.NewOrigins(cfg.AllowedOrigin)
 	if err != nil {
-		return err
-	}
-	if err = n.openLimits(); err != nil {
 		return err
 	}
 	commands := &gateway.Commands{Analyses: n.jobs, Auth: callers, Audit: n.edge.audit, Limits: n.limits.gateway}
@@ -400,15 +400,8 @@ func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.Start
 }
 
 func (j *jobs) startHere(ctx context.Context, req *protocol.Request, o analysis.StartOptions) (id string, created bool, err error) {
-	leave, err := j.n.limits.gateway.Streams(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	o.Ended = leave
+	o.Admit = func() (func(), error) { return j.n.limits.gateway.Streams(ctx, req.Analysis) }
 	id, created, err = j.n.analyses.Start(ctx, req, o)
-	if err != nil || !created {
-		leave() // nothing of its own runs
-	}
 	if err == nil && created {
 		j.n.metrics.AnalysisStarted()
 	}

@@ -398,3 +398,79 @@ func TestACallOfALostProcessIsChargedWhateverTheLimitsSay(t *testing.T) {
 		}
 	})
 }
+
+func TestEachCredentialHasTokensOfItsOwnBesideItsTenants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := accounting.New(accounting.Options{Tenant: accounting.Limits{TokensPerMinute: 100}, Credential: accounting.Limits{TokensPerMinute: 60}, MaxTenants: 3})
+		first, _ := l.ReserveFor(key, "a", 50)
+		if first == nil {
+			t.Fatal("refused")
+		}
+		if r, wait := l.ReserveFor(key, "a", 20); r != nil || wait != 10*time.Second {
+			t.Errorf("the credential has 10 left: wait %v, want 10s", wait)
+		}
+		if r, wait := l.ReserveFor(key, "b", 60); r != nil || wait != 6*time.Second {
+			t.Errorf("the tenant has 50 left: wait %v, want 6s", wait)
+		}
+		second, _ := l.ReserveFor(key, "b", 50)
+		if second == nil {
+			t.Fatal("another credential was refused what is left")
+		}
+		second.Release()
+		first.Settle(used(10, 0), 0, 0)
+		if r, _ := l.ReserveFor(key, "a", 50); r == nil {
+			t.Error("what was not used is not given back to the credential")
+		}
+		for i := range 100 { // memory is bounded
+			if r, _ := l.ReserveFor(accounting.Key{Provider: "p", Tenant: fmt.Sprint(i)}, fmt.Sprint(i), 1); r != nil {
+				r.Release()
+			}
+		}
+	})
+}
+
+// sharedLimit is a tenant's limit elsewhere, which never refills.
+type sharedLimit struct{ requests, tokens, reserved int64 }
+
+func (s *sharedLimit) Reserve(_, _ string, tokens int64) time.Duration {
+	s.reserved++
+	if s.requests < 1 || s.tokens < tokens {
+		return time.Minute
+	}
+	s.requests--
+	s.tokens -= tokens
+	return 0
+}
+
+func (s *sharedLimit) Settle(_, _ string, requests, tokens int64) {
+	s.requests -= requests
+	s.tokens -= tokens
+}
+
+func TestASharedLimitIsTakenGivenBackAndSettledAsTheLedgersOwn(t *testing.T) {
+	s := &sharedLimit{requests: 3, tokens: 100}
+	o := limited(10, 1000)
+	o.Shared, o.Free = s, map[string]bool{"free": true}
+	l := accounting.New(o)
+	if r, _ := l.Reserve(accounting.Key{Provider: "free", Tenant: "t"}, 50); r == nil || s.reserved != 0 {
+		t.Error("a free call asks for it")
+	}
+	r, _ := l.Reserve(key, 60)
+	if refused, wait := l.Reserve(key, 60); refused != nil || wait != time.Minute || l.Left("p").Requests != 9 || l.Left("p").Tokens != 940 {
+		t.Errorf("refused elsewhere: wait %v, and of the provider's there are left %+v", wait, l.Left("p"))
+	}
+	r.Settle(used(80, 10), 0, 0)
+	r.Settle(used(80, 10), 0, 0)
+	if s.requests != 2 || s.tokens != 10 {
+		t.Errorf("settled: %+v, want 2 requests and 10 tokens", s)
+	}
+	r, _ = l.Reserve(key, 10)
+	r.Release()
+	r.Release()
+	if s.requests != 2 || s.tokens != 10 {
+		t.Errorf("released: %+v, want 2 requests and 10 tokens", s)
+	}
+	if l.Charge(key, used(30, 5), 0, 0); s.requests != 1 || s.tokens != -25 {
+		t.Errorf("charged: %+v, want 1 request and -25 tokens", s)
+	}
+}

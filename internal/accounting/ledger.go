@@ -28,6 +28,9 @@ type Options struct {
 	Tenant Limits
 	// Credential are the limits that each credential has for itself.
 	Credential Limits
+	// Shared holds the tenants and credentials of all nodes to limits together,
+	// beside this ledger's own; nil where there is nothing of the kind.
+	Shared Shared
 	// Free are the providers whose calls count against no tenant's limits,
 	// since they cost nothing.
 	Free map[string]bool
@@ -45,6 +48,18 @@ type Options struct {
 	// counted each by itself; 100,000 by default, about 20 MB. Later ones are
 	// counted under their provider with model and tenant Other.
 	MaxTotals int
+}
+
+// Shared are limits that hold for several ledgers together. Its methods may be
+// called concurrently, and may take as long as a call of a provider may wait for
+// them, some hundred milliseconds.
+type Shared interface {
+	// Reserve takes one request and so many tokens from tenant and credential, or
+	// nothing, and then returns how long it takes until it can.
+	Reserve(tenant, credential string, tokens int64) time.Duration
+	// Settle takes so many tokens more, or gives back what is less than 0, and so
+	// many requests.
+	Settle(tenant, credential string, requests, tokens int64)
 }
 
 // maxProviders and maxNameBytes bound names that come from configuration or
@@ -121,6 +136,21 @@ func (l *Ledger) Reserve(k Key, tokens int64) (*Reservation, time.Duration) {
 // came; "" for none.
 func (l *Ledger) ReserveFor(k Key, credential string, tokens int64) (*Reservation, time.Duration) {
 	tokens = min(max(tokens, 0), maxTokens)
+	r, wait := l.reserve(k, credential, tokens)
+	if r == nil || l.opts.Shared == nil || l.opts.Free[k.Provider] {
+		return r, wait
+	}
+	// Last, and without the lock: it may be on another machine.
+	if wait := l.opts.Shared.Reserve(k.Tenant, credential, tokens); wait > 0 {
+		r.Release()
+		return nil, wait
+	}
+	r.shared = &sharedPart{k.Tenant, credential, tokens}
+	return r, 0
+}
+
+// reserve takes from the ledger's own accounts.
+func (l *Ledger) reserve(k Key, credential string, tokens int64) (*Reservation, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

@@ -21,9 +21,17 @@ type Reservation struct {
 	accounts [3]*account // the provider's, the tenant's and the credential's; nil without limits
 	taken    [3]int64    // tokens that were taken from each
 
+	shared *sharedPart // what was taken from Options.Shared; nil for nothing
+
 	mu      sync.Mutex
 	ended   bool            // guarded by mu
 	settled *protocol.Usage // guarded by mu: what Settle returned
+}
+
+// A sharedPart is what a reservation has taken from the limits of all.
+type sharedPart struct {
+	tenant, credential string
+	tokens             int64
 }
 
 // Settle ends the reservation of a call that was made. u is what the provider
@@ -56,6 +64,9 @@ func (r *Reservation) Settle(u *protocol.Usage, inputBytes, outputBytes int64) *
 	}
 	r.ended, r.settled = true, whole
 	used := whole.InputTokens + whole.OutputTokens
+	if s := r.shared; s != nil && used != s.tokens {
+		l.opts.Shared.Settle(s.tenant, s.credential, 0, used-s.tokens)
+	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,6 +96,10 @@ func (l *Ledger) Charge(k Key, u *protocol.Usage, inputBytes, outputBytes int64)
 		}
 	}
 	l.mu.Unlock()
+	if l.opts.Shared != nil && !l.opts.Free[k.Provider] {
+		l.opts.Shared.Settle(k.Tenant, "", 1, 0)
+		r.shared = &sharedPart{tenant: k.Tenant}
+	}
 	return r.Settle(u, inputBytes, outputBytes)
 }
 
@@ -97,6 +112,9 @@ func (r *Reservation) Release() {
 		return
 	}
 	r.ended = true
+	if s := r.shared; s != nil {
+		r.ledger.opts.Shared.Settle(s.tenant, s.credential, -1, -s.tokens)
+	}
 	r.ledger.mu.Lock()
 	defer r.ledger.mu.Unlock()
 	now := time.Now()

@@ -33,7 +33,7 @@ type job struct {
 	// cancel ends ctx; the first cause counts. It is a cancelled or an
 	// *protocol.Error.
 	cancel context.CancelCauseFunc
-	onEnd  func() // StartOptions.Ended
+	leave  func() // of StartOptions.Admit; nil for nothing
 
 	ready chan struct{} // closed when it has started, or could not
 	spent spending

@@ -199,6 +199,9 @@ type Options struct {
 	Pool resilience.PoolLimits
 	// TenantLimits are what each owner may use within a minute.
 	TenantLimits accounting.Limits
+	// SharedLimits hold tenants and credentials to limits on several nodes
+	// together; nil for none.
+	SharedLimits accounting.Shared
 	// CredentialLimits are what each credential of theirs may.
 	CredentialLimits accounting.Limits
 	// Random orders providers of the same priority: it returns numbers from 0

@@ -82,9 +82,9 @@ type StartOptions struct {
 	Tenant string
 	// Credential is what the owner came with, for its limits; "" for none.
 	Credential string
-	// Ended is called once the job that Start has created runs here no more; nil for
-	// nothing.
-	Ended func()
+	// Admit is asked for a place once it is clear that a job has to be made, rather
+	// than joined: leave is called when it runs here no more. nil gives one to all.
+	Admit func() (leave func(), err error)
 }
 
 // Info is what is known of a running job.
@@ -169,6 +169,16 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 		s.mu.Unlock()
 		close(j.ready)
 	}()
+	if o.Admit != nil {
+		if j.leave, err = o.Admit(); err != nil {
+			return "", err
+		}
+		defer func() {
+			if !started {
+				j.leave()
+			}
+		}()
+	}
 	if err := s.reserve(); err != nil {
 		return "", err
 	}
@@ -189,7 +199,6 @@ func (s *Service) start(ctx context.Context, j *job, o StartOptions, confirm fun
 	j.w = w
 	j.info = Info{ID: id, Provider: j.list[0].Name(), Model: j.list[0].model, Analysis: j.req.Analysis, Language: language(j.req),
 		Owner: o.Owner, Credential: o.Credential, RequestID: o.RequestID, Started: time.Now()}
-	j.onEnd = o.Ended
 	started = true
 	s.launch(j, 0)
 	return id, nil
@@ -210,8 +219,8 @@ func (s *Service) launch(j *job, kept int) {
 	j.unoffer = s.offer(j)
 	go func() {
 		defer s.release()
-		if j.onEnd != nil {
-			defer j.onEnd()
+		if j.leave != nil {
+			defer j.leave()
 		}
 		j.run()
 	}()

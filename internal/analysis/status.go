@@ -23,7 +23,7 @@ func newLedger(cs []*candidate, o *Options) *accounting.Ledger {
 	}
 	return accounting.New(accounting.Options{
 		Providers: limits,
-		Tenant:    o.TenantLimits, Credential: o.CredentialLimits,
+		Tenant:    o.TenantLimits, Credential: o.CredentialLimits, Shared: o.SharedLimits,
 		Free: free,
 		Cost: func(provider, model string, u *protocol.Usage) (float64, bool) {
 			p := prices[[2]string{provider, model}]

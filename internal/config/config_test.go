@@ -68,7 +68,9 @@ func TestWithoutAnySettingTheDefaultsHold(t *testing.T) {
 		BreakerBase: time.Second, BreakerMax: 10 * time.Second, BreakerProbes: 1,
 		VaultTimeout: 5 * time.Second, VaultInterval: 30 * time.Second, KeyFileInterval: time.Second,
 		ProviderConcurrency: 20, ProviderQueue: 100, NetworkLimit: 50, CPULimit: 5, MemoryLimit: 3,
-		Edge:      usualEdge,
+		Edge: usualEdge,
+		Limits: config.Limits{LimitAddressFailures: 30, LimitAddressBlock: 10 * time.Second, LimitAddressBlockMax: 15 * time.Minute,
+			ShedFrom: 0.8, ShedLate: time.Second, RedisTimeout: 100 * time.Millisecond, RedisFailure: "local"},
 		Providers: []config.Provider{usual(config.Provider{Name: "local", Dialect: "local", Priority: 1000})},
 	}
 	if !reflect.DeepEqual(s, want) {
@@ -485,7 +487,13 @@ func TestTheTableHasEverySettingAndDefault(t *testing.T) {
 			t.Errorf("no %q in\n%s", row, table)
 		}
 	}
-	if n, want := strings.Count(table, "| `--"), reflect.TypeFor[config.Serve]().NumField()-2+reflect.TypeFor[config.Edge]().NumField(); n != want {
+	want := -1 // Providers
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Serve]()) {
+		if !f.Anonymous {
+			want++
+		}
+	}
+	if n := strings.Count(table, "| `--"); n != want {
 		t.Errorf("%d rows, want %d", n, want)
 	}
 }
@@ -494,6 +502,7 @@ func FuzzAFileIsReadOrRefused(f *testing.F) {
 	f.Add("node: x\nproviders: {a: {models: [b]}}\n")
 	f.Add("a: &a [*a]\n")
 	f.Add("? {a: b}\n: c\n")
+	f.Add("limit_tenant: {acme: requests:600 bytes:1MiB, b: [x]}\n")
 	f.Add("recovery: {timeout: fail}\nproviders: {a: {dialect: openai, base_url: \"http://x\", models: [{id: b, price: {input: 1}}, c], hedge_after: off, limits: {queue: 0}}}\n")
 	f.Add("providers: {a: {models: &a [*a], timeouts: &t {idle: 1s}, connections: *t, features: {prefill: }}}\n")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -71,11 +71,11 @@ func parseFile(path string, b []byte, known map[string]bool) (file, error) {
 		switch {
 		case key == "providers":
 			p.mapping(v, "providers.", func(name string, k, v *yaml.Node) { p.provider(name, k, v) })
-		case key == "recovery" && v.Kind == yaml.MappingNode:
+		case (key == "recovery" || key == "limit_tenant") && v.Kind == yaml.MappingNode:
 			var pairs []any
-			p.mapping(v, "recovery.", func(code string, _, v *yaml.Node) {
-				if s := p.text("recovery."+code, v); s != nil {
-					pairs = append(pairs, code+"="+*s)
+			p.mapping(v, key+".", func(name string, _, v *yaml.Node) {
+				if s := p.text(key+"."+name, v); s != nil {
+					pairs = append(pairs, name+"="+*s)
 				}
 			})
 			p.file.settings[key] = setting{pairs, v.Line}

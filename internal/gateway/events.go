@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/problem"
 	"github.com/athena-hub/athena/protocol"
 )
@@ -52,6 +54,12 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, q url.Valu
 	}
 	exchangeOf(r).watched = cursors
 	w.Header().Add("Vary", "Accept")
+	if begins(cursors) {
+		if err := g.opts.Limits.shed(overload.Watch); err != nil {
+			g.putOff(w, r, err)
+			return
+		}
+	}
 	if wantsSSE(r) {
 		g.noWriteDeadline(w)
 		g.opts.Streams.ServeSSE(w, r, cursors, single)
@@ -64,6 +72,24 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, q url.Valu
 	}
 	g.noWriteDeadline(w)
 	g.opts.Streams.ServeLongPoll(w, r, cursors, single, wait)
+}
+
+// putOff says that a stream can't be watched now. An EventSource would give up for
+// ever on an error status, so it is told to come back.
+func (g *Gateway) putOff(w http.ResponseWriter, r *http.Request, err error) {
+	if !wantsSSE(r) {
+		g.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store, no-transform")
+	// It comes back whether it has read this or not.
+	_, _ = fmt.Fprintf(w, "retry: %d\n\n", protocol.AsError(err).RetryAfterMS)
+}
+
+// begins reports whether the client has nothing of these streams yet.
+func begins(cursors []protocol.Cursor) bool {
+	return !slices.ContainsFunc(cursors, func(c protocol.Cursor) bool { return c.After > 0 })
 }
 
 // seqParam is the cursor of a single stream. Last-Event-ID wins: an

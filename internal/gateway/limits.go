@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"math"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/problem"
 	"github.com/athena-hub/athena/internal/ratelimit"
 	"github.com/athena-hub/athena/protocol"
@@ -27,6 +30,8 @@ type LimitOptions struct {
 	// Key is for each credential, Tenant for each tenant. A credential that names
 	// no tenant is one of its own.
 	Key, Tenant Caps
+	// Tenants are those whose limits aren't Tenant's, by what TenantOf returns.
+	Tenants map[string]Caps
 	// AddressConnections is how many connections one address may have.
 	AddressConnections int64
 	// Limiter counts minutes. Required.
@@ -35,6 +40,9 @@ type LimitOptions struct {
 	Places *ratelimit.Places
 	// Addresses keep those out who try credentials. Required.
 	Addresses *ratelimit.Addresses
+	// Load says what to refuse when the node has nearly all that it can do; nil for
+	// nothing.
+	Load *overload.Shedder
 	// Address is where a request comes from. Default: the other end of its
 	// connection.
 	Address func(*http.Request) netip.Addr
@@ -54,8 +62,15 @@ type LimitMetrics interface{ Limited(limit string) }
 // those of credentials and tenants come after that.
 type Limits struct {
 	// Set by NewLimits, then read-only.
-	opts   LimitOptions
-	policy string // the RateLimit-Policy header
+	opts    LimitOptions
+	tenant  *tenantCaps            // of most tenants
+	tenants map[string]*tenantCaps // of the others
+}
+
+// tenantCaps are what one tenant, or each of most, may have.
+type tenantCaps struct {
+	Caps
+	policy string // the RateLimit-Policy header; "" without limits a minute
 }
 
 // NewLimits returns Limits.
@@ -63,24 +78,42 @@ func NewLimits(o LimitOptions) *Limits {
 	if o.Address == nil {
 		o.Address = RemoteAddress
 	}
-	l := &Limits{opts: o}
+	l := &Limits{opts: o, tenants: make(map[string]*tenantCaps, len(o.Tenants))}
+	l.tenant = &tenantCaps{o.Tenant, policy(&o.Key, &o.Tenant)}
+	for name, caps := range o.Tenants {
+		l.tenants[name] = &tenantCaps{caps, policy(&o.Key, &caps)}
+	}
+	return l
+}
+
+// of returns what a caller's tenant may have, and its name.
+func (l *Limits) of(id auth.Identity) (*tenantCaps, string) {
+	name := TenantOf(id)
+	if t, ok := l.tenants[name]; ok {
+		return t, name
+	}
+	return l.tenant, name
+}
+
+// policy is the RateLimit-Policy header (draft-ietf-httpapi-ratelimit-headers-10,
+// section 3) of what a key and its tenant may have.
+func policy(key, tenant *Caps) string {
 	var policies []string
 	for _, p := range []struct {
 		kind  ratelimit.Kind
 		limit int64
 		unit  string
 	}{
-		{ratelimit.CredentialRequests, o.Key.RequestsPerMinute, ""},
-		{ratelimit.TenantRequests, o.Tenant.RequestsPerMinute, ""},
-		{ratelimit.CredentialBytes, o.Key.BytesPerMinute, `;qu="content-bytes"`},
-		{ratelimit.TenantBytes, o.Tenant.BytesPerMinute, `;qu="content-bytes"`},
+		{ratelimit.CredentialRequests, key.RequestsPerMinute, ""},
+		{ratelimit.TenantRequests, tenant.RequestsPerMinute, ""},
+		{ratelimit.CredentialBytes, key.BytesPerMinute, `;qu="content-bytes"`},
+		{ratelimit.TenantBytes, tenant.BytesPerMinute, `;qu="content-bytes"`},
 	} {
 		if p.limit > 0 {
 			policies = append(policies, `"`+p.kind.String()+`";q=`+strconv.FormatInt(p.limit, 10)+";w=60"+p.unit)
 		}
 	}
-	l.policy = strings.Join(policies, ", ")
-	return l
+	return strings.Join(policies, ", ")
 }
 
 // RemoteAddress is the other end of a request's connection; the zero Addr where
@@ -170,13 +203,16 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 		l.opts.Addresses.Good(x.address, x.secret)
 	}
 	x.secret = "" // a connection may keep the record for as long as it lives
-	err := l.take(r.Context(), id, max(r.ContentLength, 0), w.Header())
+	err := l.shed(classOf(x.route))
+	if err == nil {
+		err = l.take(r.Context(), id, max(r.ContentLength, 0), w.Header())
+	}
 	if err != nil {
 		x.quiet = true
 		problem.Write(w, err)
 		return false
 	}
-	if r.ContentLength < 0 && hasBody(r) && (l.opts.Key.BytesPerMinute > 0 || l.opts.Tenant.BytesPerMinute > 0) {
+	if r.ContentLength < 0 && hasBody(r) {
 		r.Body = &counted{ReadCloser: r.Body, done: func(n int64) { l.spend(r.Context(), id, n) }}
 	}
 	return true
@@ -186,14 +222,15 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 const maxDemands = 4
 
 // demands appends what a request of so many bytes takes.
-func (l *Limits) demands(d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
+func (l *Limits) demands(ctx context.Context, d []ratelimit.Demand, id auth.Identity, requests, bytes int64) []ratelimit.Demand {
+	tenant, name := l.of(id)
 	for _, of := range [2]struct {
 		caps            *Caps
 		requests, bytes ratelimit.Kind
 		name            string
 	}{
-		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, id.Credential},
-		{&l.opts.Tenant, ratelimit.TenantRequests, ratelimit.TenantBytes, TenantOf(id)},
+		{&l.opts.Key, ratelimit.CredentialRequests, ratelimit.CredentialBytes, limitKey(ctx, id)},
+		{&tenant.Caps, ratelimit.TenantRequests, ratelimit.TenantBytes, name},
 	} {
 		if n := of.caps.RequestsPerMinute; n > 0 && requests > 0 {
 			d = append(d, ratelimit.Demand{Key: ratelimit.Key{Kind: of.requests, Name: of.name}, PerMinute: n, N: requests})
@@ -214,22 +251,35 @@ func TenantOf(id auth.Identity) string {
 	return "~" + id.Name // no tenant's name begins so
 }
 
+// limitKey is the credential that a caller's limits are for; of those who need none
+// it is their address.
+func limitKey(ctx context.Context, id auth.Identity) string {
+	if id.Credential != "" {
+		return id.Credential
+	}
+	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
+		return "@" + ratelimit.Network(x.address).String()
+	}
+	return "@"
+}
+
 // take takes one request of so many bytes, and says in the headers, unless they
 // are nil, what is left.
 func (l *Limits) take(ctx context.Context, id auth.Identity, bytes int64, h http.Header) error {
-	if l.policy == "" {
+	tenant, _ := l.of(id)
+	if tenant.policy == "" {
 		return nil
 	}
 	var demands [maxDemands]ratelimit.Demand
 	var levels [maxDemands]ratelimit.Level
-	d := l.demands(demands[:0], id, 1, bytes)
+	d := l.demands(ctx, demands[:0], id, 1, bytes)
 	ok, err := l.opts.Limiter.Take(ctx, d, levels[:len(d)])
 	if err != nil {
 		l.limited("redis")
 		return protocol.Errorf(protocol.CodeOverloaded, "the limits on callers can't be looked up").WithRetryAfter(time.Second).WithCause(err)
 	}
 	if h != nil {
-		h.Set("RateLimit-Policy", l.policy)
+		h.Set("RateLimit-Policy", tenant.policy)
 		h.Set("RateLimit", rateLimit(d, levels[:len(d)]))
 	}
 	if ok {
@@ -275,11 +325,11 @@ func rateLimit(demands []ratelimit.Demand, levels []ratelimit.Level) string {
 func (l *Limits) spend(ctx context.Context, id auth.Identity, bytes int64) {
 	var demands [maxDemands]ratelimit.Demand
 	var levels [maxDemands]ratelimit.Level
-	d := l.demands(demands[:0], id, 0, bytes)
+	d := l.demands(ctx, demands[:0], id, 0, bytes)
 	for i := range d {
-		// One by one: what the one can't give is to be taken from the other.
-		_, _ = l.opts.Limiter.Take(ctx, d[i:i+1], levels[:1]) // what can't be counted is given
+		d[i].Spent = true
 	}
+	_, _ = l.opts.Limiter.Take(ctx, d, levels[:len(d)]) // what can't be counted is given
 }
 
 // Admit gives a connection its place among its caller's: it is the hub's
@@ -295,11 +345,12 @@ func (l *Limits) Admit(ctx context.Context, _ string) (leave func(), err error) 
 		}
 	}
 	if id, ok := auth.FromContext(ctx); ok {
-		claim(ratelimit.CredentialConnections, id.Credential, l.opts.Key.Connections)
-		claim(ratelimit.TenantConnections, TenantOf(id), l.opts.Tenant.Connections)
+		claim(ratelimit.CredentialConnections, limitKey(ctx, id), l.opts.Key.Connections)
+		tenant, name := l.of(id)
+		claim(ratelimit.TenantConnections, name, tenant.Connections)
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
-		claim(ratelimit.AddressConnections, x.address.String(), l.opts.AddressConnections)
+		claim(ratelimit.AddressConnections, ratelimit.Network(x.address).String(), l.opts.AddressConnections)
 	}
 	leave, full := l.opts.Places.Enter(claims...)
 	if full >= 0 {
@@ -333,23 +384,57 @@ func (l *Limits) Allow(ctx context.Context, _ protocol.CommandType, bytes int) e
 }
 
 // Streams takes a place for an analysis of this caller, until leave is called.
-func (l *Limits) Streams(ctx context.Context) (leave func(), err error) {
+func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave func(), err error) {
 	id, ok := auth.FromContext(ctx)
 	if l == nil || !ok {
 		return func() {}, nil
 	}
-	var claims []ratelimit.Claim
+	// Those without a limit are counted, too: who has most is refused first.
+	caps, name := l.of(id)
+	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: name}, Max: cmp.Or(caps.Streams, math.MaxInt64)}
+	claims := []ratelimit.Claim{tenant}
 	if n := l.opts.Key.Streams; n > 0 {
-		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: id.Credential}, Max: n})
+		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: limitKey(ctx, id)}, Max: n})
 	}
-	if n := l.opts.Tenant.Streams; n > 0 {
-		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: TenantOf(id)}, Max: n})
+	if l.opts.Load != nil && l.opts.Load.Busy() {
+		class := overload.Analyze
+		switch {
+		case kind == protocol.AnalysisExplain:
+			class = overload.Explain
+		case l.opts.Places.Greedy(tenant.Key):
+			class = overload.Greedy
+		}
+		if err := l.shed(class); err != nil {
+			return nil, err
+		}
 	}
 	leave, full := l.opts.Places.Enter(claims...)
 	if full >= 0 {
 		return nil, l.full(claims[full], "analyses running")
 	}
 	return leave, nil
+}
+
+// shed refuses work of a class if the node has too much.
+func (l *Limits) shed(c overload.Class) error {
+	if l == nil || l.opts.Load == nil {
+		return nil
+	}
+	wait, shed := l.opts.Load.Shed(c)
+	if !shed {
+		return nil
+	}
+	l.limited("overload-" + c.String())
+	return protocol.Errorf(protocol.CodeOverloaded, "this node has nearly all that it can do, and puts off what can wait").WithRetryAfter(wait)
+}
+
+// classOf is the class of a request that has come, as far as its route tells.
+func classOf(route string) overload.Class {
+	switch route {
+	case "GET /v1/providers", "GET /v1/cluster", "GET /v1/streams/{id}":
+		return overload.List
+	}
+	return overload.Resume
 }
 
 func (l *Limits) limited(limit string) {

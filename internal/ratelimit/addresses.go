@@ -83,9 +83,9 @@ func NewAddresses(o AddressOptions) *Addresses {
 	return &Addresses{opts: o, states: newRecent[netip.Addr, *address](o.Max), good: newRecent[credential, time.Time](o.Max)}
 }
 
-// network is what one holder of addresses has at least: of IPv6 a /64, of which a
+// Network is what one holder of addresses has at least: of IPv6 a /64, of which a
 // single machine has all (RFC 4291, section 2.5.1).
-func network(a netip.Addr) netip.Addr {
+func Network(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if !a.Is6() {
 		return a
@@ -116,7 +116,7 @@ func (s *Addresses) Arrive(a netip.Addr, secret string) (Verdict, time.Duration)
 	if s.opts.RequestsPerMinute <= 0 && s.opts.FailuresPerMinute <= 0 {
 		return Welcome, 0
 	}
-	a = network(a)
+	a = Network(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -159,7 +159,7 @@ func (s *Addresses) Failed(a netip.Addr) time.Duration {
 	if n <= 0 {
 		return 0
 	}
-	a = network(a)
+	a = Network(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -191,7 +191,7 @@ func (s *Addresses) Good(a netip.Addr, secret string) {
 	if s.opts.FailuresPerMinute <= 0 || secret == "" {
 		return
 	}
-	a = network(a)
+	a = Network(a)
 	key := credentialOf(a, secret)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -217,7 +217,7 @@ func (s *Addresses) Shut(a netip.Addr) bool {
 	if s.opts.FailuresPerMinute <= 0 {
 		return false
 	}
-	a = network(a)
+	a = Network(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state, ok := s.states.peek(a)

@@ -45,7 +45,7 @@ func (b *Buckets) Take(demands []Demand, levels []Level) bool {
 		d := &demands[i]
 		missing := float64(min(max(d.N, 0), d.PerMinute)) - b.bucket(d, now).TokensAt(now)
 		levels[i] = Level{}
-		if missing > slack {
+		if missing > slack && !d.Spent {
 			levels[i].Wait, ok = refill(missing, d.PerMinute), false
 		}
 	}

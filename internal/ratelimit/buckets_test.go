@@ -86,6 +86,18 @@ func TestMoreThanAMinutesWorthIsGivenOnceAndOwed(t *testing.T) {
 	})
 }
 
+func TestWhatHasBeenSpentIsTakenWhateverIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := ratelimit.NewBuckets(0)
+		take(t, b, of(ratelimit.TenantBytes, "t", 60, 50))
+		spent := of(ratelimit.TenantBytes, "t", 60, 40)
+		spent.Spent = true
+		if ok, l := take(t, b, spent); !ok || l[0].Full != 90*time.Second {
+			t.Errorf("%v %+v", ok, l)
+		}
+	})
+}
+
 func TestALimitThatChangesHoldsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := ratelimit.NewBuckets(0)

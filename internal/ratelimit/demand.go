@@ -13,6 +13,7 @@ const (
 	TenantBytes
 	CredentialTokens
 	TenantTokens
+	TenantCalls
 	CredentialConnections
 	TenantConnections
 	AddressConnections
@@ -22,7 +23,7 @@ const (
 )
 
 // kindNames stand in headers, metrics and Redis's keys.
-var kindNames = [kinds]string{"key", "tenant", "key-bytes", "tenant-bytes", "key-tokens", "tenant-tokens",
+var kindNames = [kinds]string{"key", "tenant", "key-bytes", "tenant-bytes", "key-tokens", "tenant-tokens", "tenant-calls",
 	"key-connections", "tenant-connections", "address-connections", "key-streams", "tenant-streams"}
 
 // String is the kind's name, such as "tenant-bytes".
@@ -43,6 +44,9 @@ type Demand struct {
 	// leaves it in debt; 0 only asks whether it is in debt; less gives back, in
 	// Redis.
 	N int64
+	// Spent says that it has been used already: it is taken whatever is there, if
+	// need be as a debt.
+	Spent bool
 }
 
 // A Level is how one bucket is after a demand, or as it refused it.
@@ -59,12 +63,3 @@ type Level struct {
 // maxDebt bounds a bucket's debt, in minutes of its limit, as the accounts of
 // tokens do: one absurd demand shuts nobody out for longer.
 const maxDebt = 60
-
-// longest returns the longest wait of the levels.
-func longest(levels []Level) time.Duration {
-	var wait time.Duration
-	for _, l := range levels {
-		wait = max(wait, l.Wait)
-	}
-	return wait
-}

@@ -51,6 +51,21 @@ func (p *Places) leave(claims []Claim) {
 	}
 }
 
+// Greedy reports whether somebody has more than an even share of the places of a
+// kind, among all who have any.
+func (p *Places) Greedy(k Key) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var total, holders int64
+	for other, n := range p.counts {
+		if other.Kind == k.Kind {
+			total += n
+			holders++
+		}
+	}
+	return p.counts[k]*holders > total
+}
+
 // Held is how many places are taken here.
 func (p *Places) Held(k Key) int64 {
 	p.mu.Lock()

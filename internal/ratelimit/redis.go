@@ -43,7 +43,7 @@ type Redis struct {
 	client *redis.Client
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	probes sync.WaitGroup
+	wg     sync.WaitGroup // what probes, and what exchanges places
 
 	away   atomic.Bool   // nobody asks it
 	failed atomic.Uint64 // round trips
@@ -92,14 +92,15 @@ func (r *Redis) Close() error {
 	r.mu.Lock()
 	r.cancel()
 	r.mu.Unlock()
-	r.probes.Wait()
+	r.wg.Wait()
 	return r.client.Close()
 }
 
 // takeScript is the generic cell rate algorithm on several keys: each holds the
 // time, in microseconds by Redis's clock, at which its bucket is full again.
 //
-// Its arguments are a limit a minute and a demand for each key. It answers with
+// Its arguments are, for each key, a limit a minute, a demand, and 1 if that has been
+// spent already. It answers with
 // whether the demands were met, and for each key with the tokens left, the
 // microseconds to wait, and those until the bucket is full.
 var takeScript = redis.NewScript(`
@@ -108,15 +109,15 @@ local now = clock[1] * 1000000 + clock[2]
 local minute, ok = 60000000, 1
 local full, wait = {}, {}
 for i = 1, #KEYS do
-  local limit, n = tonumber(ARGV[2*i-1]), tonumber(ARGV[2*i])
+  local limit, n = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1])
   full[i] = math.max(tonumber(redis.call('GET', KEYS[i]) or now), now)
   wait[i] = full[i] + math.max(math.min(n, limit), 0) * minute / limit - now - minute
-  if n < 0 then wait[i] = 0 end
+  if n < 0 or ARGV[3*i] == '1' then wait[i] = 0 end
   if wait[i] > 0.5 then ok = 0 else wait[i] = 0 end
 end
 local answer = {ok}
 for i = 1, #KEYS do
-  local limit, n = tonumber(ARGV[2*i-1]), tonumber(ARGV[2*i])
+  local limit, n = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1])
   if ok == 1 and n ~= 0 then
     full[i] = math.min(full[i] + n * minute / limit, now + 61 * minute)
     if full[i] > now then
@@ -140,10 +141,10 @@ func (r *Redis) Take(ctx context.Context, demands []Demand, levels []Level) (ok 
 		return false, ErrAway
 	}
 	keys := make([]string, len(demands))
-	args := make([]any, 0, 2*len(demands))
+	args := make([]any, 0, 3*len(demands))
 	for i, d := range demands {
 		keys[i] = r.opts.Prefix + d.Kind.String() + ":" + d.Name
-		args = append(args, d.PerMinute, d.N)
+		args = append(args, d.PerMinute, d.N, d.Spent) // a bool is 1 or 0
 	}
 	// A client that leaves says nothing about Redis.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.Timeout)
@@ -174,7 +175,7 @@ func (r *Redis) lose(err error) {
 	if r.opts.Changed != nil {
 		r.opts.Changed(err)
 	}
-	r.probes.Go(r.probe)
+	r.wg.Go(r.probe)
 }
 
 // probe asks until Redis is back.

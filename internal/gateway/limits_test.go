@@ -1,0 +1,134 @@
+package gateway_test
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/athena-hub/athena/internal/gateway"
+	"github.com/athena-hub/athena/internal/overload"
+	"github.com/athena-hub/athena/internal/ratelimit"
+	"github.com/athena-hub/athena/protocol"
+)
+
+// limited starts a node with limits, which change has set.
+func limited(t *testing.T, change ...func(*gateway.LimitOptions)) *node {
+	t.Helper()
+	return start(t, true, func(o *gateway.Options) { o.Limits = everyLimit(change...) })
+}
+
+func TestWatchersThatComeAnewArePutOffByAFullNodeAndThoseThatComeBackAreNot(t *testing.T) {
+	full := overload.New(overload.Options{Connections: func() float64 { return 1 }})
+	t.Cleanup(full.Close)
+	n := limited(t, func(o *gateway.LimitOptions) { o.Load = full })
+	key := []string{"Authorization", "Bearer " + apiKey}
+	id := n.startJob("hold", key...)
+	events := "/v1/streams/" + id + "/events"
+	a := n.do("GET", events, "", key...)
+	if a.status != 503 || decode[protocol.Error](t, a).Code != protocol.CodeOverloaded || a.header.Get("Retry-After") == "" {
+		t.Errorf("a long-poll from the beginning: %d %s", a.status, a.body)
+	}
+	a = n.do("GET", events, "", append(key, "Accept", "text/event-stream")...)
+	if a.status != 200 || !strings.HasPrefix(a.body, "retry: ") || strings.Contains(a.body, "data:") {
+		t.Errorf("an EventSource is to come back, and not to give up: %d %q", a.status, a.body)
+	}
+	for _, back := range [][]string{{events + "?after=1"}, {events, "Last-Event-ID", "1"}, {"/v1/events?stream=" + id + "&after=" + id + ":1"}} {
+		if a := n.do("GET", back[0], "", append(key, back[1:]...)...); a.status != 200 || !strings.Contains(a.body, "hello ") {
+			t.Errorf("%v: %d %s", back, a.status, a.body)
+		}
+	}
+}
+
+func TestLimitsAreTaughtToPagesOfOtherOrigins(t *testing.T) {
+	a := limited(t).do("GET", "/v1/providers", "", "Authorization", "Bearer "+apiKey, "Origin", "https://app.example.com")
+	exposed := a.header.Get("Access-Control-Expose-Headers")
+	for _, h := range []string{"RateLimit", "RateLimit-Policy", "Retry-After"} {
+		if !strings.Contains(exposed, h) || h != "Retry-After" && a.header.Get(h) == "" {
+			t.Errorf("%s is %q, and %q is exposed", h, a.header.Get(h), exposed)
+		}
+	}
+}
+
+func TestAnAddressIsTheOneThatTheServerIsToldOf(t *testing.T) {
+	n := limited(t, func(o *gateway.LimitOptions) {
+		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{RequestsPerMinute: 1})
+		o.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-Test-Address")) }
+	})
+	ask := func(address, path string) int {
+		return n.do("GET", path, "", "Authorization", "Bearer "+apiKey, "X-Test-Address", address).status
+	}
+	for i, c := range []struct {
+		address, path string
+		want          int
+	}{{"192.0.2.1", "/v1/providers", 200}, {"192.0.2.1", "/", 429}, {"192.0.2.2", "/", 200}, {"192.0.2.2", "/healthz", 200}, {"192.0.2.1", "/readyz", 200}} {
+		if got := ask(c.address, c.path); got != c.want {
+			t.Errorf("%d: %s for %s: %d, want %d", i, c.path, c.address, got, c.want)
+		}
+	}
+	if strings.Contains(n.log.String(), `"status":429`) && !strings.Contains(n.log.String(), `{"level":"debug","request_id"`) {
+		t.Error("what is refused since there is too much of it fills the log")
+	}
+}
+
+func TestATenantWithLimitsOfItsOwnHasThose(t *testing.T) {
+	n := limited(t, func(o *gateway.LimitOptions) {
+		o.Tenant.RequestsPerMinute = 1
+		o.Tenants = map[string]gateway.Caps{"~ada": {RequestsPerMinute: 3}}
+	})
+	passed := func(key string) (passed int) {
+		for range 5 {
+			if a := n.do("GET", "/v1/providers", "", "Authorization", "Bearer "+key); a.status == 200 {
+				passed++
+			}
+		}
+		return passed
+	}
+	if ada, bob := passed(apiKey), passed("another-key-012345"); ada != 3 || bob != 1 {
+		t.Errorf("%d and %d requests passed, want 3 and 1", ada, bob)
+	}
+}
+
+func TestAnonymousCallersHaveTheLimitsOfAKeyByTheirAddress(t *testing.T) {
+	n := start(t, false, func(o *gateway.Options) {
+		o.Limits = everyLimit(func(o *gateway.LimitOptions) {
+			o.Key.RequestsPerMinute = 2
+			o.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-Test-Address")) }
+		})
+	})
+	for i, c := range []struct {
+		address string
+		want    int
+	}{{"2001:db8::1", 200}, {"2001:db8::2", 200}, {"2001:db8::3", 429}, {"192.0.2.1", 200}} {
+		if got := n.do("GET", "/v1/providers", "", "X-Test-Address", c.address).status; got != c.want {
+			t.Errorf("%d: %s: %d, want %d", i, c.address, got, c.want)
+		}
+	}
+}
+
+func TestABodyOfUnknownLengthCountsWhenItHasCome(t *testing.T) {
+	const perMinute = 1000
+	n := limited(t, func(o *gateway.LimitOptions) { o.Tenant.BytesPerMinute = perMinute })
+	send := func(size int) int {
+		t.Helper()
+		body := `{"code":"` + strings.Repeat("x", size) + `"}`
+		r, err := http.NewRequestWithContext(t.Context(), "POST", n.url+"/v1/analyses", struct{ *strings.Reader }{strings.NewReader(body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ContentLength = -1
+		r.Header.Set("Authorization", "Bearer "+apiKey)
+		res, err := n.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	if got := send(3 * perMinute); got != 201 {
+		t.Fatalf("the first: %d", got)
+	}
+	if got := send(1); got != 429 {
+		t.Errorf("after three minutes' worth: %d", got)
+	}
+}
