@@ -343,9 +343,9 @@ func TestTokensOnOneNodeAreMissingOnAnotherAndConnectionsCountOnAll(t *testing.T
 	wantEnd(t, tr, protocol.TypeFailed, `"retry_after_ms":`)
 	wantEnd(t, nodes[1].readAs(bobsKey, nodes[1].begin(withKey(bobsKey)...)), protocol.TypeCompleted, "")
 
-	nodes[0].ask(adasKey)
+	nodes[0].askOver(adasKey)
 	for { // until they have told each other
-		a := nodes[1].ask(adasKey)
+		a := nodes[1].askOver(adasKey)
 		m := a.send(`{"type":"ping"}`)
 		_ = a.conn.CloseNow()
 		if m.Type == protocol.MessageError && m.Error.Code == protocol.CodeRateLimited {
