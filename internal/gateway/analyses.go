@@ -146,10 +146,11 @@ func (g *Gateway) result(w http.ResponseWriter, r *http.Request, id string, stat
 	}
 }
 
-// noPlace reports whether err says that the node takes no more connections.
+// noPlace reports whether err says that the node, or its caller, has all the
+// connections that it may.
 func noPlace(err error) bool {
 	code := protocol.AsError(err).Code
-	return code == protocol.CodeOverloaded || code == protocol.CodeDraining
+	return code == protocol.CodeOverloaded || code == protocol.CodeDraining || code == protocol.CodeRateLimited
 }
 
 // metadata answers GET /v1/streams/{id}.
