@@ -36,8 +36,9 @@ type KeyStore interface {
 	// times with the newest. It may end early, in which case the next call goes
 	// on behind what f was called with.
 	Changes(ctx context.Context, after uint64, f func(id string, record []byte, revision uint64)) error
-	// Announce tells all nodes something, and Follow calls f with what was told,
-	// this node's own included. What is announced may be lost.
+	// Announce tells all nodes something, and returns when those that are there
+	// have heard it, or soon; Follow calls f with what was told, this node's own
+	// included. What is announced may be lost.
 	Announce(data []byte) error
 	Follow(f func(data []byte)) (stop func(), err error)
 }
