@@ -47,7 +47,7 @@ type KeyStore interface {
 type KeyringOptions struct {
 	Store KeyStore
 	// MaxKeys bounds the keys, share tokens among them. Default 100,000, some
-	// 60 MB.
+	// 40 MB.
 	MaxKeys int
 	// MaxShares bounds the share tokens of one tenant that are good. Default
 	// 1,000.
