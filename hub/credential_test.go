@@ -138,3 +138,25 @@ func TestAClientThatDoesNotReadIsCutWhenItsCredentialEnds(t *testing.T) {
 		}
 	}
 }
+
+// strangers are clients who may watch nothing.
+type strangers struct{ signals }
+
+func (*strangers) Subscribe(_ context.Context, stream string) error {
+	return protocol.Errorf(protocol.CodeStreamNotFound, "stream %s is unknown", stream)
+}
+
+func TestAStreamThatAClientMayNotWatchIsNotSubscribedTo(t *testing.T) {
+	w := newWorld(t, hub.Options{Commands: new(strangers)}, hub.FeedLimits{})
+	p := w.publish().start()
+	c := w.dial()
+	c.send(`{"type":"subscribe","id":"s","stream":"` + p.id + `"}`)
+	m := c.next()
+	for m.Type == protocol.MessageWelcome {
+		m = c.next()
+	}
+	if m.Type != protocol.MessageError || m.Error.Code != protocol.CodeStreamNotFound {
+		t.Errorf("it was answered with %+v", m)
+	}
+	p.complete()
+}

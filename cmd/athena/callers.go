@@ -33,7 +33,7 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 		keys = append(keys, auth.Key{Name: k.Name, Secret: k.Secret.Reveal()})
 	}
 	log := n.log.With().Str("part", "access").Logger()
-	if n.keyring, err = auth.OpenKeyring(ctx, auth.KeyringOptions{Store: n.bus.Credentials(), Logger: log}); err != nil {
+	if n.keyring, err = auth.OpenKeyring(ctx, auth.KeyringOptions{Store: n.bus.Credentials(n.others), Logger: log}); err != nil {
 		return nil, err
 	}
 	tokens, err := n.openTokens(ctx, log)

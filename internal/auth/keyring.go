@@ -36,8 +36,9 @@ type KeyStore interface {
 	// times with the newest. It may end early, in which case the next call goes
 	// on behind what f was called with.
 	Changes(ctx context.Context, after uint64, f func(id string, record []byte, revision uint64)) error
-	// Announce tells all nodes something, and Follow calls f with what was told,
-	// this node's own included. What is announced may be lost.
+	// Announce tells all nodes something, and returns when those that are there
+	// have heard it, or soon; Follow calls f with what was told, this node's own
+	// included. What is announced may be lost.
 	Announce(data []byte) error
 	Follow(f func(data []byte)) (stop func(), err error)
 }
@@ -46,7 +47,7 @@ type KeyStore interface {
 type KeyringOptions struct {
 	Store KeyStore
 	// MaxKeys bounds the keys, share tokens among them. Default 100,000, some
-	// 60 MB.
+	// 40 MB.
 	MaxKeys int
 	// MaxShares bounds the share tokens of one tenant that are good. Default
 	// 1,000.

@@ -263,8 +263,12 @@ func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {
 		if _, _, err := k.Share(t.Context(), by, stream, auth.MaxShareAge+1); !errors.Is(err, protocol.ErrValidation) {
 			t.Errorf("a token that is good for too long: %v", err)
 		}
+		_, ended := connect(t, a, token)
 		if _, err := k.Revoke(t.Context(), id); err != nil {
 			t.Fatal(err)
+		}
+		if ended.Load() != protocol.CloseRevoked {
+			t.Errorf("its connection ended with %d", ended.Load())
 		}
 		if got := refused(a, token); !strings.Contains(got, "revoked") {
 			t.Errorf("after its maker's end: %q", got)
@@ -421,6 +425,10 @@ func TestWhatAnIdentityStartsBelongsToItsTenant(t *testing.T) {
 		if got := c.id.Owner(); got != c.want {
 			t.Errorf("%+v owns as %q", c.id, got)
 		}
+	}
+	acme := auth.Identity{Scopes: auth.DefaultScopes, Tenant: "acme"}
+	if !acme.Sees(protocol.NewStreamIDFor("acme")) || acme.Sees(protocol.NewStreamIDFor("globex")) || acme.Sees(protocol.NewStreamID()) {
+		t.Error("a tenant sees its own streams and no others")
 	}
 	admin := auth.Identity{Scopes: auth.AllScopes, Tenant: "acme"}
 	if !admin.Sees(protocol.NewStreamIDFor("globex")) || admin.Sees("x") {

@@ -28,10 +28,14 @@ func credentialsConfig() jetstream.StreamConfig {
 
 // Credentials are the records of API keys. Unlike other records they are read by
 // what was written since, so that each node can hold all of them.
-type Credentials struct{ b *Backbone }
+type Credentials struct {
+	b     *Backbone
+	peers func() int
+}
 
-// Credentials returns the part of the store that keeps API keys.
-func (b *Backbone) Credentials() Credentials { return Credentials{b} }
+// Credentials returns the part of the store that keeps API keys. peers is how
+// many other nodes are up.
+func (b *Backbone) Credentials(peers func() int) Credentials { return Credentials{b, peers} }
 
 // Create stores the first record of an id. Where there is one, created is false.
 // With a ttl other than 0, of whole seconds, the store forgets the record after
@@ -169,15 +173,30 @@ func (c Credentials) page(ctx context.Context, p *part, after uint64, f func(id 
 	return last, pending != "0", nil
 }
 
-// credentialsTopic is where changes are announced.
-const credentialsTopic = "credentials"
+const (
+	// credentialsTopic is where changes are announced.
+	credentialsTopic = "credentials"
+	// announceWait bounds how long is waited for nodes that have died without a
+	// word, or are slow.
+	announceWait = 500 * time.Millisecond
+)
 
-// Announce tells all nodes something about the credentials, at most once.
-func (c Credentials) Announce(data []byte) error { return c.b.Publish(credentialsTopic, data) }
+// Announce tells all nodes that are there something about the credentials, and
+// waits until they have heard it, but not for long. It may be lost.
+func (c Credentials) Announce(data []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), announceWait)
+	defer cancel()
+	_, err := c.b.Gather(ctx, credentialsTopic, data, c.peers()+1) // with this one
+	return err
+}
 
-// Follow calls f with what is announced from now on, as Subscribe does.
+// Follow calls f with what is announced from now on, one after the other. stop is
+// as SubscribeLive's.
 func (c Credentials) Follow(f func(data []byte)) (stop func(), err error) {
-	return c.b.Subscribe(credentialsTopic, f)
+	return c.b.Answer(credentialsTopic, func(data []byte) []byte {
+		f(data)
+		return []byte("heard")
+	})
 }
 
 func checkCredential(id string, record []byte) error {
