@@ -306,3 +306,19 @@ func TestTheAuditLogTellsWhoDidWhat(t *testing.T) {
 		}
 	}
 }
+
+// The deadlines of an exchange are of a stream's own over HTTP/2, and are to be
+// taken away there, too.
+func TestOverHTTP2WhatWaitsOutlivesTheTimeoutsOfWhatDoesNot(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key")
+	cert := selfSigned(t, certFile, keyFile)
+	up := upstream(t, answer(400*time.Millisecond, "one ", "two ", "three ", "four ", "five ", "six"))
+	s := serve(t, openAIAt(up), "--tls-cert", certFile, "--tls-key", keyFile, "--write-timeout", "1s", "--body-timeout", "500ms", "--heartbeat", "10s")
+	for name, header := range map[string][]string{"SSE": {"Accept", "text/event-stream"}, "waiting": nil} {
+		res, body := send(t, httpsClient(t, cert), "POST", s.url+"/v1/analyses?wait=30s", aRequest, header...)
+		if res.ProtoMajor != 2 || !strings.Contains(body, "six") && !strings.Contains(body, "one two three four five six") {
+			t.Errorf("%s: %s %s %.2000s", name, res.Proto, res.Status, body)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/athena-hub/athena/internal/gateway"
@@ -211,5 +212,34 @@ func TestConnectionsBeyondTheBoundAreClosedAndPlacesComeBack(t *testing.T) {
 	<-refused
 	for _, c := range []net.Conn{second, again} {
 		_ = c.Close() // the test's own
+	}
+}
+
+func TestAClientThatReadsNoAnswerIsClosed(t *testing.T) {
+	const size = 64 << 20 // more than the systems on both sides keep
+	n := start(t, false, func(o *gateway.Options) {
+		o.WriteTimeout = 200 * time.Millisecond
+		o.Page = fstest.MapFS{"index.html": {Data: []byte("x")}, "big.txt": {Data: make([]byte, size)}}
+	})
+	c, err := net.Dial("tcp", strings.TrimPrefix(n.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET /big.txt HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(n.log.String(), "/big.txt"); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("after 20 s the server was still writing")
+		}
+	}
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.Copy(io.Discard, c); got >= size || err != nil && strings.Contains(err.Error(), "timeout") {
+		t.Errorf("%d bytes came, %v", got, err)
 	}
 }
