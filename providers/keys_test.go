@@ -350,7 +350,7 @@ func TestAProviderWhoseKeysAreGoneIsNotCalled(t *testing.T) {
 func TestNoKeyFollowsARedirect(t *testing.T) {
 	thief := newTurnstile(t, http.NotFoundHandler())
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, thief.url+r.URL.Path, http.StatusTemporaryRedirect)
+		http.Redirect(w, r, thief.url+r.URL.Path, http.StatusTemporaryRedirect) //nolint:gosec // what the test is about
 	}))
 	defer srv.Close()
 	for _, way := range ways {

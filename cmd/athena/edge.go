@@ -21,6 +21,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/analysis"
 	"github.com/athena-hub/athena/internal/audit"
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/certificates"
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/gateway"
@@ -244,7 +245,8 @@ func (e *edge) close() error {
 
 // recordEnd writes what an analysis came to, and what it used.
 func (e *edge) recordEnd(end analysis.JobEnd) {
-	ev := audit.Event{Kind: audit.KindAnalysis, Caller: end.Owner, Stream: end.ID, RequestID: end.RequestID, TookMS: end.Took.Milliseconds(),
+	tenant, name := auth.SplitOwner(end.Owner)
+	ev := audit.Event{Kind: audit.KindAnalysis, Caller: name, Tenant: tenant, Stream: end.ID, RequestID: end.RequestID, TookMS: end.Took.Milliseconds(),
 		Provider: end.Provider, Model: end.Model, Attempts: end.Attempts, Usage: &end.Usage}
 	switch {
 	case end.HandedOver:

@@ -171,3 +171,18 @@ func TestOneOfManyGetsATicketThatAllTry(t *testing.T) {
 		t.Errorf("%d callers used one ticket", in.Load())
 	}
 }
+
+func TestAnOwnerIsATenantOrACaller(t *testing.T) {
+	for _, c := range []struct {
+		id             auth.Identity
+		tenant, caller string
+	}{
+		{auth.Identity{Name: "ada", Tenant: "acme"}, "acme", ""},
+		{auth.Identity{Name: "ada"}, "", "ada"},
+		{auth.Anonymous, "", ""},
+	} {
+		if tenant, caller := auth.SplitOwner(c.id.Owner()); tenant != c.tenant || caller != c.caller {
+			t.Errorf("the owner of %+v is %q, %q; want %q, %q", c.id, tenant, caller, c.tenant, c.caller)
+		}
+	}
+}

@@ -143,6 +143,14 @@ func (id Identity) Owner() string {
 	return id.Name
 }
 
+// SplitOwner tells the tenant of what Owner returned, or else the caller.
+func SplitOwner(owner string) (tenant, caller string) {
+	if tenant, ok := strings.CutPrefix(owner, ownerPrefix); ok {
+		return tenant, ""
+	}
+	return "", owner
+}
+
 // sameCaller reports whether a fresh credential is the same caller's as the one
 // before: of the same name and tenant, and of the same kind, since a key may be
 // named as a token's subject is.

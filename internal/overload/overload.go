@@ -145,9 +145,9 @@ func (s *Shedder) Shed(c Class) (wait time.Duration, shed bool) {
 	// refused more and more within its part, and wholly beyond.
 	part := (1 - s.opts.From) / float64(Resume)
 	chance := (s.load(c) - s.opts.From - part*float64(c)) / part
-	if chance <= 0 || chance < rand.Float64() {
+	if chance <= 0 || chance < rand.Float64() { //nolint:gosec // chance, not a secret
 		return 0, false
 	}
 	// By the jitter those who were refused together don't come back together.
-	return time.Duration((1 + 4*rand.Float64()) * float64(time.Second)), true
+	return time.Duration((1 + 4*rand.Float64()) * float64(time.Second)), true //nolint:gosec // jitter, not a secret
 }

@@ -78,12 +78,12 @@ func (s *Sealed) bound() []byte {
 	b := []byte("athena sealed key")
 	b = binary.BigEndian.AppendUint32(b, sealedFormat)
 	for _, part := range []string{s.Provider, s.ID, s.SetBy, s.Master} {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(part))) //nolint:gosec // parts are shorter than a record
 		b = append(b, part...)
 	}
 	b = binary.BigEndian.AppendUint64(b, s.Version)
-	b = binary.BigEndian.AppendUint64(b, uint64(s.Weight))
-	return binary.BigEndian.AppendUint64(b, uint64(s.Set.Unix()))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Weight))        //nolint:gosec // the bits, to be authenticated
+	return binary.BigEndian.AppendUint64(b, uint64(s.Set.Unix())) //nolint:gosec // the bits, to be authenticated
 }
 
 // Seal encrypts k as what s says, by a fresh data key that master wraps, and

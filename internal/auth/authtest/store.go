@@ -141,8 +141,8 @@ func (s *Store) Announce(data []byte) error {
 func (s *Store) Follow(f func(data []byte)) (stop func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last++ // any number that is not in use
-	n := int(s.last)
+	s.last++         // any number that is not in use
+	n := int(s.last) //nolint:gosec // a small number
 	s.followers[n] = f
 	return func() { s.set(func() { delete(s.followers, n) }) }, nil
 }
