@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/athena-hub/athena/protocol"
 )
@@ -73,6 +74,8 @@ type Keyring struct {
 	stop func() // ends the subscription to announcements
 	end  context.CancelFunc
 	done sync.WaitGroup
+	// asking says how often the store may be asked for keys that aren't known.
+	asking *rate.Limiter
 
 	mu      sync.RWMutex
 	keys    map[string]*keyRecord // guarded by mu, by id; records are replaced, not changed
@@ -90,7 +93,8 @@ func OpenKeyring(ctx context.Context, o KeyringOptions) (*Keyring, error) {
 	o.MaxShares = cmp.Or(o.MaxShares, 1_000)
 	o.Refresh = cmp.Or(o.Refresh, 5*time.Second)
 	o.Keep = cmp.Or(o.Keep, 30*24*time.Hour)
-	k := &Keyring{opts: o, keys: make(map[string]*keyRecord), shares: make(map[string]int), changed: func(string) {}}
+	k := &Keyring{opts: o, keys: make(map[string]*keyRecord), shares: make(map[string]int), changed: func(string) {},
+		asking: rate.NewLimiter(rate.Every(askInterval), askBurst)}
 	var err error
 	if k.stop, err = o.Store.Follow(k.announced); err != nil {
 		return nil, fmt.Errorf("follow changes of keys: %w", err)
@@ -255,10 +259,13 @@ func (k *Keyring) lookup(text string) (Identity, error) {
 	}
 	sum := hashKey(text)
 	r, parent, loaded := k.find(id)
+	if r == nil && !loaded {
+		return Identity{}, errNotLoaded
+	}
+	if r == nil && k.ask(id) {
+		r, parent, _ = k.find(id)
+	}
 	if r == nil {
-		if !loaded {
-			return Identity{}, errNotLoaded
-		}
 		return Identity{}, errKey
 	}
 	generation := r.match(sum[:])
@@ -270,6 +277,32 @@ func (k *Keyring) lookup(text string) (Identity, error) {
 		return Identity{}, s.why
 	}
 	return r.identity(generation), nil
+}
+
+const (
+	// askTimeout bounds the question for a key that isn't known.
+	askTimeout = 500 * time.Millisecond
+	// askInterval is how often such a question may be asked, askBurst how many at
+	// once: keys can be made up, and must not keep the store busy.
+	askInterval = 50 * time.Millisecond
+	askBurst    = 20
+)
+
+// ask asks the store for a key that this node doesn't know, and reports whether
+// it was there: somebody may come with a key that another node has just made,
+// before the news of that has come.
+func (k *Keyring) ask(id string) bool {
+	if !k.asking.Allow() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	record, revision, err := k.opts.Store.Read(ctx, id)
+	if err != nil || revision == 0 {
+		return false
+	}
+	k.take(id, record, revision)
+	return true
 }
 
 // find returns the record of a key and, of a share token, that of the key that

@@ -208,6 +208,30 @@ func TestKnownKeysGoOnWorkingWhileTheStoreIsAwayAndLostNewsIsFound(t *testing.T)
 	})
 }
 
+func TestAKeyWhoseNewsHasNotComeYetIsLookedForButNotForEachThatIsMadeUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := authtest.NewStore()
+		here, there := ring(t, store, auth.KeyringOptions{}), ring(t, store, auth.KeyringOptions{})
+		a := withKeys(t, there)
+		store.SetDeaf(true) // what is announced gets lost
+		text, _ := make1(t, here, auth.NewKey{Name: "ci", Scopes: auth.ScopeRead})
+		if got := refused(a, text); got != "" {
+			t.Errorf("a key that another node has just made: %s", got)
+		}
+		elsewhere := ring(t, authtest.NewStore(), auth.KeyringOptions{})
+		before := store.Reads()
+		for range 200 {
+			unknown, _ := make1(t, elsewhere, auth.NewKey{Name: "x", Scopes: auth.ScopeRead})
+			if got := refused(a, unknown); !strings.Contains(got, "not known") {
+				t.Fatalf("a key that was made up: %q", got)
+			}
+		}
+		if n := store.Reads() - before; n < 10 || n > 20 {
+			t.Errorf("200 keys that were made up had the store read %d times", n)
+		}
+	})
+}
+
 func second[A, B any](_ A, _ B, err error) error { return err }
 func last[A any](_ A, err error) error           { return err }
 

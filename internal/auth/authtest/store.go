@@ -18,6 +18,7 @@ var ErrDown = errors.New("the store is away")
 type Store struct {
 	mu        sync.Mutex
 	last      uint64
+	reads     int
 	records   map[string]record
 	followers map[int]func([]byte)
 	down      bool // every method fails
@@ -77,8 +78,16 @@ func (s *Store) Read(_ context.Context, id string) (value []byte, revision uint6
 	if s.down {
 		return nil, 0, ErrDown
 	}
+	s.reads++
 	r := s.records[id]
 	return r.value, r.revision, nil
+}
+
+// Reads is how often a record was read.
+func (s *Store) Reads() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads
 }
 
 // Remove is auth.KeyStore's.
