@@ -77,6 +77,26 @@ export class Athena {
     return this.#json("GET", "v1/providers", signal);
   }
 
+  /** The keys that the server calls a provider with, of which it tells all but the key; for administrators. */
+  async providerKeys(provider: string, signal?: AbortSignal): Promise<unknown> {
+    return this.#json("GET", keysPath(provider), signal);
+  }
+
+  /** Gives the server a key for a provider, on all its nodes, and resolves with what the provider says of it. */
+  async setProviderKey(provider: string, id: string, key: string, weight = 1, signal?: AbortSignal): Promise<unknown> {
+    return this.#json("PUT", keysPath(provider, id), signal, { key, weight });
+  }
+
+  /** Takes away a key that was set so. */
+  async deleteProviderKey(provider: string, id: string, signal?: AbortSignal): Promise<void> {
+    await this.#json("DELETE", keysPath(provider, id), signal);
+  }
+
+  /** Has the provider asked whether it takes a key. */
+  async checkProviderKey(provider: string, id: string, signal?: AbortSignal): Promise<unknown> {
+    return this.#json("POST", `${keysPath(provider, id)}/check`, signal);
+  }
+
   /** Metadata of a stream. */
   async metadata(stream: string, signal?: AbortSignal): Promise<JSONObject> {
     const m = await this.#json("GET", `v1/streams/${encodeURIComponent(stream)}`, signal);
@@ -144,9 +164,10 @@ export class Athena {
     }
   }
 
-  async #json(method: string, path: string, signal?: AbortSignal): Promise<unknown> {
+  async #json(method: string, path: string, signal?: AbortSignal, body?: object): Promise<unknown> {
+    const init = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
     try {
-      const r = await this.#request(method, path, signal);
+      const r = await this.#request(method, path, signal, init);
       const text = await r.text();
       return text === "" ? undefined : (JSON.parse(text) as unknown);
     } catch (e) {
@@ -243,6 +264,11 @@ export class Athena {
       }
     }
   }
+}
+
+function keysPath(provider: string, id?: string): string {
+  const all = `v1/providers/${encodeURIComponent(provider)}/keys`;
+  return id === undefined ? all : `${all}/${encodeURIComponent(id)}`;
 }
 
 function asAthenaError(e: LinkError): AthenaError {

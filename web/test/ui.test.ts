@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { AthenaError, parseEvent, type Problem } from "../client/index.js";
 import { describeAttempt } from "../ui/attempts.js";
+import { describeSource, describeState, readKeys } from "../ui/keys.js";
 import { describeFailure, describeProblem, needsKey } from "../ui/problems.js";
 import { describeErrors, describeTime, describeTrouble, describeUsage, describeUse, readProviders } from "../ui/providers.js";
 
@@ -78,4 +79,26 @@ test("a failure says whose it is", () => {
   assert.equal(describeFailure(new TypeError("odd")), "odd");
   assert.deepEqual([unauthorized, { ...unauthorized, provider: "claude" }].map((p) => needsKey(new AthenaError(p))), [true, false]);
   assert.equal(needsKey(new TypeError("odd")), false);
+});
+
+test("the keys of a provider are read, and what is said of them", () => {
+  const now = Date.UTC(2026, 10, 27, 3, 0, 0);
+  const at = (s: number): string => new Date(now + s * 1000).toISOString();
+  const list = readKeys({
+    keys: [
+      { id: "team-a", source: "stored", weight: 3, last4: "wxyz", state: "ok", checked: at(-30), calls: 12 },
+      { id: "env", source: "env", weight: 1, state: "refused", checked: at(-600), error: { title: "Valid credentials are needed", detail: "401" }, calls: 0 },
+      { id: "b", source: "vault", state: "limited", until: at(7) }, { id: 5 }, null, { id: "new", source: "elsewhere", state: "odd" },
+    ],
+    read_only: "",
+  });
+  assert.equal(list.readOnly, "");
+  assert.deepEqual(list.keys.map((k) => [k.id, describeSource(k), describeState(k, now)]), [
+    ["team-a", "set here, ends with wxyz", "OK · checked 30 s ago"],
+    ["env", "variable", "Refused · Valid credentials are needed: 401 · checked 10 min ago"],
+    ["b", "Vault", "Rests · for 7 s · not checked yet"],
+    ["new", "elsewhere", "odd · not checked yet"],
+  ]);
+  for (const v of [undefined, null, 7, {}, { keys: 3, read_only: 4 }]) assert.deepEqual(readKeys(v), { keys: [], readOnly: "" });
+  assert.equal(readKeys({ keys: [], read_only: "no master key" }).readOnly, "no master key");
 });

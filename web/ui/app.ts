@@ -3,6 +3,7 @@ import { Athena, type AnalysisKind, type AnalysisRequest, type Run, type RunStat
 import { byID } from "./dom.js";
 import { Editor } from "./editor.js";
 import { example } from "./example.js";
+import { KeyPanel } from "./keypanel.js";
 import { Panel } from "./panel.js";
 import { describeFailure, needsKey } from "./problems.js";
 import { readProviders, type ProviderStatus } from "./providers.js";
@@ -42,6 +43,7 @@ const editor = new Editor(el.code, byID("gutter", HTMLElement), byID("editor", H
   (name) => { el.filename.textContent = name; }, (why) => { results.fail(why); });
 const results = new Results((f) => { editor.select(f); });
 const panel = new Panel(async () => readProviders(await athena.providers()));
+const keyPanel = new KeyPanel(athena);
 
 function stored(store: Storage, item: string): string | undefined {
   return store.getItem(item) || undefined;
@@ -275,6 +277,9 @@ document.addEventListener("keydown", (e) => {
   else if (e.key === "Escape" && own && !(e.target instanceof HTMLSelectElement)) stop();
 });
 window.addEventListener("hashchange", watchHash);
+byID("providers-box", HTMLDetailsElement).addEventListener("toggle", (e) => {
+  if (e.target instanceof HTMLDetailsElement && e.target.open) void keyPanel.show(choices);
+});
 
 for (const l of languages) el.language.append(new Option(l, l.toLowerCase()));
 showTheme();
