@@ -54,13 +54,13 @@ test-deps:
 test-go: npm
 	@echo "Go tests with the race detector (the first build takes a few minutes)"
 	@mkdir -p .tmp
-	@go test -race -shuffle=on -timeout=8m -run '$(RUN)' ./... 2>&1 | tee .tmp/go-test.txt
+	@go test -race -shuffle=on -timeout=12m -run '$(RUN)' ./... 2>&1 | tee .tmp/go-test.txt
 
 .PHONY: test-modules
 test-modules: npm
 	@for module in $(MODULES); do
 		echo "Go tests of $$module"
-		(cd "$$module" && go test -race -shuffle=on -timeout=8m -run '$(RUN)' ./... 2>&1) | tee ".tmp/go-test-$${module//\//-}.txt"
+		(cd "$$module" && go test -race -shuffle=on -timeout=12m -run '$(RUN)' ./... 2>&1) | tee ".tmp/go-test-$${module//\//-}.txt"
 	done
 
 # The committed web/dist must be what the sources build, since `go install`
