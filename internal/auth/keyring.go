@@ -177,10 +177,18 @@ func (k *Keyring) refresh(ctx context.Context) error {
 		return err
 	}
 	k.mu.Lock()
+	first := !k.loaded
 	k.loaded = true
+	changed := k.changed
 	k.mu.Unlock()
+	if first {
+		changed(everyKey)
+	}
 	return nil
 }
+
+// everyKey stands for all of them, where somebody is told of a change.
+const everyKey = ""
 
 func (k *Keyring) isLoaded() bool {
 	k.mu.RLock()
@@ -244,7 +252,8 @@ func (k *Keyring) put(r *keyRecord) {
 	}
 }
 
-// onChange has f told of each key that changes from now on.
+// onChange has f told of each key that changes from now on, and of everyKey once
+// they have been read.
 func (k *Keyring) onChange(f func(id string)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -258,15 +267,12 @@ func (k *Keyring) lookup(text string) (Identity, error) {
 		return Identity{}, errKey
 	}
 	sum := hashKey(text)
-	r, parent, loaded := k.find(id)
-	if r == nil && !loaded {
-		return Identity{}, errNotLoaded
-	}
-	if r == nil && k.ask(id) {
-		r, parent, _ = k.find(id)
-	}
-	if r == nil {
+	r, parent, loaded := k.seek(id)
+	switch {
+	case r == nil && loaded:
 		return Identity{}, errKey
+	case r == nil || r.Parent != "" && parent == nil && !loaded:
+		return Identity{}, errNotLoaded
 	}
 	generation := r.match(sum[:])
 	if generation == 0 {
@@ -305,6 +311,18 @@ func (k *Keyring) ask(id string) bool {
 	return true
 }
 
+// seek is find, but asks the store for what isn't known here.
+func (k *Keyring) seek(id string) (r, parent *keyRecord, loaded bool) {
+	r, parent, loaded = k.find(id)
+	if loaded && r == nil && k.ask(id) {
+		r, parent, loaded = k.find(id)
+	}
+	if loaded && r != nil && r.Parent != "" && parent == nil && k.ask(r.Parent) {
+		r, parent, loaded = k.find(id)
+	}
+	return r, parent, loaded
+}
+
 // find returns the record of a key and, of a share token, that of the key that
 // made it.
 func (k *Keyring) find(id string) (r, parent *keyRecord, loaded bool) {
@@ -316,16 +334,17 @@ func (k *Keyring) find(id string) (r, parent *keyRecord, loaded bool) {
 	return r, parent, k.loaded
 }
 
-// standing is how the key stands that an identity came with.
-func (k *Keyring) standing(id string, generation uint32, now time.Time) standing {
+// standing is how the key stands that an identity came with. known is false while
+// this node has not read the keys, and another has said that it is good.
+func (k *Keyring) standing(id string, generation uint32, now time.Time) (s standing, known bool) {
 	r, parent, loaded := k.find(id)
 	switch {
-	case r != nil:
-		return r.standing(generation, parent, now)
-	case !loaded: // another node has said that it is good
-		return standing{}
+	case !loaded && (r == nil || r.Parent != "" && parent == nil):
+		return standing{}, false
+	case r == nil:
+		return standing{now, errRevoked}, true
 	}
-	return standing{now, errRevoked}
+	return r.standing(generation, parent, now), true
 }
 
 // List returns all keys but share tokens, in no order.
@@ -469,11 +488,14 @@ func (k *Keyring) Rotate(ctx context.Context, id string, grace time.Duration) (t
 		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the grace is %s; it must be from 0 to %s", grace, MaxKeyGrace)
 	}
 	if !validKeyID(id) {
-		return "", KeyInfo{}, noSuchKey(id)
+		return "", KeyInfo{}, noSuchKey()
 	}
 	text = newKeyText(id)
 	sum := hashKey(text)
 	info, err = k.change(ctx, id, func(r *keyRecord, now time.Time) error {
+		if r.Stream != "" {
+			return protocol.Errorf(protocol.CodeInvalidRequest, "a token that shares a stream has no other secret; share the stream again")
+		}
 		if !r.Revoked.IsZero() || over(r.Expires, now) {
 			return protocol.Errorf(protocol.CodeInvalidRequest, "the key is revoked or expired; make another one")
 		}
@@ -494,7 +516,7 @@ func (k *Keyring) Rotate(ctx context.Context, id string, grace time.Duration) (t
 // change replaces the record of a key by what f makes of it.
 func (k *Keyring) change(ctx context.Context, id string, f func(r *keyRecord, now time.Time) error) (KeyInfo, error) {
 	if !validKeyID(id) {
-		return KeyInfo{}, noSuchKey(id)
+		return KeyInfo{}, noSuchKey()
 	}
 	for range maxTries {
 		b, revision, err := k.opts.Store.Read(ctx, id)
@@ -502,7 +524,7 @@ func (k *Keyring) change(ctx context.Context, id string, f func(r *keyRecord, no
 			return KeyInfo{}, storeFailed(err)
 		}
 		if revision == 0 {
-			return KeyInfo{}, noSuchKey(id)
+			return KeyInfo{}, noSuchKey()
 		}
 		r, err := decodeKeyRecord(id, b, revision)
 		if err != nil {
@@ -538,8 +560,9 @@ func (k *Keyring) publish(r *keyRecord, record []byte) {
 	}
 }
 
-func noSuchKey(id string) error {
-	e := protocol.Errorf(protocol.CodeInvalidRequest, "there is no key %.40q", id)
+// noSuchKey repeats nothing of the id: by mistake it may be the whole key.
+func noSuchKey() error {
+	e := protocol.Errorf(protocol.CodeInvalidRequest, "there is no key of this id")
 	e.Status, e.Title = 404, "Not Found"
 	return e
 }
@@ -552,8 +575,8 @@ func storeFailed(err error) error {
 // maxSweep bounds the records that one sweep removes from the store.
 const maxSweep = 50
 
-// sweep forgets share tokens that have expired, whose records go by themselves,
-// and keys that ended long ago.
+// sweep forgets share tokens that have expired, whose records go by themselves
+// unless they were revoked, and keys that ended long ago.
 func (k *Keyring) sweep(ctx context.Context) {
 	now := time.Now()
 	var old []*keyRecord
@@ -561,8 +584,11 @@ func (k *Keyring) sweep(ctx context.Context) {
 	for id, r := range k.keys {
 		switch {
 		case r.Stream != "":
-			if over(r.Expires.Add(shareStays), now) {
+			if over(r.Expires.Add(shareStays), now) && (r.Revoked.IsZero() || len(old) < maxSweep) {
 				delete(k.keys, id)
+				if !r.Revoked.IsZero() {
+					old = append(old, r) // what was replaced doesn't go by itself any more
+				}
 				if k.shares[r.Tenant]--; k.shares[r.Tenant] <= 0 {
 					delete(k.shares, r.Tenant)
 				}
