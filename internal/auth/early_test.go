@@ -188,3 +188,17 @@ func TestAKeyByMistakeInThePlaceOfItsIDIsNotRepeated(t *testing.T) {
 		}
 	}
 }
+
+func TestASecretIsTakenOutOfTextWhereItStandsByMistake(t *testing.T) {
+	k := ring(t, authtest.NewStore(), auth.KeyringOptions{})
+	a, _ := make1(t, k, auth.NewKey{Name: "ci", Scopes: auth.ScopeRead})
+	b, _ := make1(t, k, auth.NewKey{Name: "ci", Scopes: auth.ScopeRead})
+	for in, want := range map[string]string{
+		"/v1/keys/" + a + "/rotate": "/v1/keys/" + a[:20] + "…/rotate", a + b: a[:20] + "…" + b[:20] + "…", a + "/" + b: a[:20] + "…/" + b[:20] + "…",
+		a[:19]: a[:19], a[:25]: a[:20] + "…", "/athena_/x": "/athena_/x", "athena_ABCDEFGHIJKL_x": "athena_ABCDEFGHIJKL_x", "": "",
+	} {
+		if got := auth.HideKeys(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
