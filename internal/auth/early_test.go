@@ -202,3 +202,21 @@ func TestASecretIsTakenOutOfTextWhereItStandsByMistake(t *testing.T) {
 		}
 	}
 }
+
+func TestAKeyOfTheConfigurationIsTakenBeforeTheStoredOnesAreRead(t *testing.T) {
+	store := authtest.NewStore()
+	k := ring(t, store, auth.KeyringOptions{})
+	looksStored, _ := make1(t, k, auth.NewKey{Name: "ci", Scopes: auth.ScopeRead})
+	stored, _ := make1(t, k, auth.NewKey{Name: "ci", Scopes: auth.ScopeRead})
+	store.SetDown(true)
+	a, err := auth.New([]auth.Key{{Name: "root", Secret: looksStored}}, auth.Options{Stored: ring(t, store, auth.KeyringOptions{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := a.Token(looksStored); err != nil || id.Name != "root" {
+		t.Errorf("%+v, %v", id, err)
+	}
+	if _, err := a.Token(stored); protocol.AsError(err).Code != protocol.CodeServiceUnavailable {
+		t.Errorf("a stored key: %v", err)
+	}
+}

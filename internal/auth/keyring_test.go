@@ -253,7 +253,7 @@ func TestKeysAreBounded(t *testing.T) {
 		t.Errorf("a key too many: %v", err)
 	}
 	for _, n := range []auth.NewKey{
-		{Scopes: auth.ScopeRead}, {Name: "x"}, {Name: "x\n", Scopes: 1}, {Name: "tenant:acme", Scopes: 1}, {Name: "x", Tenant: strings.Repeat("t", 129), Scopes: 1},
+		{Scopes: auth.ScopeRead}, {Name: "x"}, {Name: "x\n", Scopes: 1}, {Name: "tenant:acme", Scopes: 1}, {Name: "x", Tenant: "~ada", Scopes: 1}, {Name: "x", Tenant: strings.Repeat("t", 129), Scopes: 1},
 		{Name: "x", Scopes: 1, ExpiresIn: -1}, {Name: "x", Scopes: 1, ExpiresIn: 20 * 365 * 24 * time.Hour},
 	} {
 		if _, _, err := k.Create(t.Context(), n); !errors.Is(err, protocol.ErrValidation) {
