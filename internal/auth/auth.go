@@ -45,8 +45,8 @@ type Options struct {
 	Grace time.Duration
 	// TicketTTL is how long a ticket may wait for its use. Default 30 s.
 	TicketTTL time.Duration
-	// MaxTickets bounds the tickets that wait. Default 10,000. The oldest are
-	// forgotten first.
+	// MaxTickets bounds the tickets that wait. Default 10,000. Beyond that the
+	// oldest are forgotten of who has most.
 	MaxTickets int
 	// Node is this node's name among several, and Elsewhere uses up a ticket that
 	// another one has issued, by asking it. A client negotiates with one node and
