@@ -66,6 +66,7 @@ func TestKeysAreMadeAndEndedByRequests(t *testing.T) {
 	}{
 		{"no name", "POST", "/v1/keys", `{}`, 400, `\"name\"`},
 		{"an unknown scope", "POST", "/v1/keys", `{"name":"x","scopes":["root"]}`, 400, "analyze, read, cancel, providers, admin"},
+		{"scopes, but none", "POST", "/v1/keys", `{"name":"x","scopes":[]}`, 400, "empty"},
 		{"an unknown field", "POST", "/v1/keys", `{"name":"x","admin":true}`, 400, "admin"},
 		{"two objects", "POST", "/v1/keys", `{"name":"x"}{"name":"y"}`, 400, "follows"},
 		{"no object", "POST", "/v1/keys", `[]`, 400, "can't be read"},
