@@ -46,7 +46,7 @@ func (k *Keyring) Create(ctx context.Context, n NewKey) (text string, info KeyIn
 	if n.ExpiresIn < 0 || n.ExpiresIn > MaxKeyAge {
 		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the key's life is %s; it must be up to %s, or 0 for one without an end", n.ExpiresIn, MaxKeyAge)
 	}
-	if err := k.room(); err != nil {
+	if err := k.room(n.stream != ""); err != nil {
 		return "", KeyInfo{}, err
 	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
@@ -84,9 +84,14 @@ const shareStays = 10 * time.Minute
 // maxTries bounds how often a change is tried that another one has overtaken.
 const maxTries = 5
 
-func (k *Keyring) room() error {
+// room reports why there can be no further key. The last tenth is for others than
+// share tokens, which every caller may make: the operator must not be locked out.
+func (k *Keyring) room(share bool) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if share && len(k.keys) >= k.opts.MaxKeys-k.opts.MaxKeys/10 {
+		return protocol.Errorf(protocol.CodeOverloaded, "there are nearly as many keys as there may be, so no more streams can be shared now").WithRetryAfter(time.Minute)
+	}
 	if len(k.keys) >= k.opts.MaxKeys {
 		return protocol.Errorf(protocol.CodeForbidden, "there are %d keys, which is the limit; those that were revoked are forgotten after %s", len(k.keys), k.opts.Keep)
 	}

@@ -262,6 +262,20 @@ func TestKeysAreBounded(t *testing.T) {
 	}
 }
 
+func TestSharedStreamsLeaveRoomForKeys(t *testing.T) {
+	k := ring(t, authtest.NewStore(), auth.KeyringOptions{MaxKeys: 20})
+	var err error
+	shared := 0
+	for ; err == nil; shared++ {
+		tenant := string(rune('a' + shared))
+		_, _, err = k.Share(t.Context(), auth.Identity{Name: "ada", Tenant: tenant, Scopes: auth.ScopeRead}, protocol.NewStreamIDFor(tenant), time.Hour)
+	}
+	if e := protocol.AsError(err); shared-1 != 18 || e.Code != protocol.CodeOverloaded || e.RetryAfterMS == 0 {
+		t.Errorf("%d streams were shared, then %v", shared-1, err)
+	}
+	make1(t, k, auth.NewKey{Name: "x", Scopes: auth.ScopeRead})
+}
+
 func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := authtest.NewStore()
