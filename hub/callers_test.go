@@ -83,3 +83,21 @@ func TestCommandsThatCostSomethingAreAskedForFirst(t *testing.T) {
 		t.Errorf("asked for %s", got)
 	}
 }
+
+func TestWhoWaitsForAResultGivesOnePlaceBack(t *testing.T) {
+	w := newWorld(t, hub.Options{}, hub.FeedLimits{})
+	p := w.publish().start()
+	ws := w.dial()
+	ws.subscribe(p.id, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		if _, _, err := w.hub.Collect(ctx, p.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.hub.Connections(); n != 1 {
+		t.Errorf("%d connections, where there is one", n)
+	}
+	p.complete()
+}

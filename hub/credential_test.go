@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,4 +160,81 @@ func TestAStreamThatAClientMayNotWatchIsNotSubscribedTo(t *testing.T) {
 		t.Errorf("it was answered with %+v", m)
 	}
 	p.complete()
+}
+
+// demoted are clients who may watch what they begin, and what they subscribe to
+// until they bring a fresh token.
+type demoted struct {
+	signals
+	begun    string
+	analyses atomic.Int32
+	less     atomic.Bool
+}
+
+func (d *demoted) Analyze(context.Context, []byte) (string, error) {
+	d.analyses.Add(1)
+	return d.begun, nil
+}
+
+func (d *demoted) Authenticate(context.Context, string) error { d.less.Store(true); return nil }
+
+func (d *demoted) Subscribe(_ context.Context, stream string) error {
+	if d.less.Load() {
+		return protocol.Errorf(protocol.CodeForbidden, "not stream %s", stream)
+	}
+	return nil
+}
+
+func TestAClientWhoseFreshTokenMayLessWatchesNoMoreThanThat(t *testing.T) {
+	d := new(demoted)
+	w := newWorld(t, hub.Options{Commands: d}, hub.FeedLimits{})
+	own, other := w.publish().start(), w.publish().start()
+	d.begun = own.id
+	c := w.dial()
+	answer := func(id string) protocol.Message {
+		t.Helper()
+		for {
+			if m := c.next(); m.ID == id || m.ID == "" && m.Stream != "" {
+				return m
+			}
+		}
+	}
+	c.send(`{"type":"analyze","id":"a","request":{"code":"x"}}`)
+	answer("a")
+	c.subscribe(other.id, 0)
+	answer("s")
+	c.send(`{"type":"authenticate","id":"t","token":"x"}`)
+	if m := answer("t"); m.Type != protocol.MessageAccepted {
+		t.Errorf("authenticate: %+v", m)
+	}
+	if m := answer("?"); m.Type != protocol.MessageError || m.Stream != other.id || m.Error.Code != protocol.CodeForbidden {
+		t.Errorf("then: %+v", m)
+	}
+	// What it began itself is watched on, and nothing else.
+	other.complete()
+	own.complete()
+	eventually(t, "the end of its own stream", func() bool {
+		c.send(`{"type":"ping","id":"p"}`)
+		answer("p")
+		return c.transcripts[own.id] != nil && c.transcripts[own.id].Terminal() != nil
+	})
+	if tr := c.transcripts[other.id]; tr != nil && tr.Terminal() != nil {
+		t.Error("the other stream was watched to its end")
+	}
+}
+
+func TestAClientWhoseCredentialHasEndedBeginsNothingMore(t *testing.T) {
+	c, d := newCredentials(), new(demoted)
+	o := oneMessage
+	o.Commands, o.Credential = d, func(context.Context) hub.Credential { return c }
+	w := newWorld(t, o, roomyFeeds)
+	ws, _ := w.hang(w.huge())
+	c.await(t, 1)
+	c.end(protocol.CloseRevoked)
+	// The writer hangs, so nobody has said goodbye yet; commands are read on.
+	ws.send(`{"type":"analyze","id":"late","request":{"code":"x"}}`)
+	eventually(t, "the end of the connection", func() bool { return w.hub.Connections() == 0 })
+	if n := d.analyses.Load(); n != 0 {
+		t.Errorf("%d analyses were begun", n)
+	}
 }

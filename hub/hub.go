@@ -30,7 +30,8 @@ type Commands interface {
 	Subscribe(ctx context.Context, stream string) error
 	// Cancel ends one; cancelling one that has ended is no error.
 	Cancel(ctx context.Context, stream string) error
-	// Authenticate checks a fresh token for the connection.
+	// Authenticate checks a fresh token for the connection. Whether the client may
+	// go on watching what it subscribed to is then asked of Subscribe.
 	Authenticate(ctx context.Context, token string) error
 }
 
@@ -190,10 +191,9 @@ func (h *Hub) Collect(ctx context.Context, stream string) (*protocol.Transcript,
 	if err != nil {
 		return nil, protocol.Metadata{}, err
 	}
-	defer h.leave()
+	defer leave()
 	ctx, release := h.bounded(ctx)
 	defer release()
-	defer leave()
 	p := newPoll()
 	subs, err := h.subscribeAll(ctx, []protocol.Cursor{{Stream: stream}}, p)
 	if err != nil {

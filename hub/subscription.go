@@ -14,6 +14,7 @@ type subscription struct {
 	feed  *Feed
 	by    watcher
 	after uint64
+	own   bool // the client began the stream on this connection; set before it is used
 }
 
 // subscribe opens the stream, checks the cursor and makes by a watcher. The

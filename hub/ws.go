@@ -123,6 +123,9 @@ func (h *Hub) readFailed(s *session, err error) {
 
 // command does what one message asks. It reports false when the session ends.
 func (h *Hub) command(s *session, msg []byte) bool {
+	if s.ctx.Err() != nil {
+		return false // it is over, of a revoked key say, and nothing more may begin
+	}
 	c, fatal, err := protocol.ParseCommand(msg)
 	if fatal {
 		s.end(ending{reason: "protocol_error", code: protocol.CloseProtocolError, detail: protocol.AsError(err).Detail})
@@ -167,6 +170,7 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		if err != nil {
 			return err
 		}
+		sub.own = true
 		s.add(sub, &protocol.Message{Type: protocol.MessageAccepted, ID: c.ID, Stream: stream})
 	case protocol.CommandSubscribe:
 		if err := h.opts.Commands.Subscribe(ctx, c.Stream); err != nil {
@@ -204,8 +208,26 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 			return err
 		}
 		s.tell(&protocol.Message{Type: protocol.MessageAccepted, ID: c.ID})
+		h.review(ctx, s)
 	}
 	return nil
+}
+
+// review ends the subscriptions that the client may no longer have, since its
+// fresh credential may less than the one before. What it began itself on this
+// connection it goes on watching, which needs no right but that to begin it.
+func (h *Hub) review(ctx context.Context, s *session) {
+	s.mu.Lock()
+	subs := s.subs // the slice is replaced, not changed
+	s.mu.Unlock()
+	for _, sub := range subs {
+		if sub.own {
+			continue
+		}
+		if err := h.opts.Commands.Subscribe(ctx, sub.feed.id); err != nil {
+			s.remove(sub, &protocol.Message{Type: protocol.MessageError, Stream: sub.feed.id, Error: protocol.AsError(err)})
+		}
+	}
 }
 
 // room reports why the session can't watch one more stream.

@@ -185,6 +185,23 @@ func TestEachDoorIsForItsTenantAndItsScopeOnEveryNode(t *testing.T) {
 			wantProblem(t, a.do("GET", path, "", authorization(share.Token)...), http.StatusForbidden, protocol.CodeForbidden)
 		}
 		wantProblem(t, a.do("POST", "/v1/analyses", aRequest, authorization(share.Token)...), http.StatusForbidden, protocol.CodeForbidden)
+		// Nor is more got by a ticket that is asked for with it.
+		ticket := func() string {
+			return "?ticket=" + url.QueryEscape(decode[protocol.Negotiation](t, a.do("POST", "/v1/negotiate", "", authorization(share.Token)...)).Ticket)
+		}
+		if r := b.do("GET", "/v1/streams/"+ofAcme+"/events"+ticket(), ""); r.status != http.StatusOK {
+			t.Errorf("by a ticket: %d %s", r.status, r.body)
+		}
+		wantProblem(t, b.do("GET", "/v1/streams/"+another+"/events"+ticket(), ""), http.StatusNotFound, protocol.CodeStreamNotFound)
+	})
+	t.Run("a ticket opens no other door", func(t *testing.T) {
+		for _, path := range []string{"/v1/streams/" + ofAcme, "/v1/providers", "/v1/keys", "/v1/cluster", "/metrics"} {
+			n := decode[protocol.Negotiation](t, a.do("POST", "/v1/negotiate", "", authorization(acme.Key)...))
+			wantProblem(t, b.do("GET", path+"?ticket="+url.QueryEscape(n.Ticket), ""), http.StatusUnauthorized, protocol.CodeUnauthorized)
+		}
+	})
+	t.Run("an operator is let in by all", func(t *testing.T) {
+		b.wantDoors(t, ofAcme, a.createKey(only("globex", "read", "cancel", "admin")).Key, 0, "")
 	})
 }
 

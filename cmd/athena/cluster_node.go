@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/analysis"
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
@@ -138,6 +139,9 @@ type (
 		RequestID      string            `json:"request_id,omitempty"`
 		Owner          string            `json:"owner,omitempty"`
 		Tenant         string            `json:"tenant,omitempty"`
+		// Caller is who asks, for the limits of the node that is asked; nil where
+		// callers need no credential.
+		Caller *auth.Identity `json:"caller,omitempty"`
 	}
 	startAnswer struct {
 		Stream  string          `json:"stream,omitempty"`
@@ -153,6 +157,24 @@ const (
 	forwardTries = 2
 )
 
+// askStart is the question that passes a caller's request on.
+func askStart(ctx context.Context, req *protocol.Request, o analysis.StartOptions) startQuestion {
+	q := startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant}
+	if id, ok := auth.FromContext(ctx); ok && !id.Anonymous {
+		q.Caller = &id
+	}
+	return q
+}
+
+// options are those of the request here, and a context with its caller, who is held
+// to the same as if it had come to this node.
+func (q *startQuestion) options(ctx context.Context) (context.Context, analysis.StartOptions) {
+	if q.Caller != nil {
+		ctx = auth.NewContext(ctx, *q.Caller)
+	}
+	return ctx, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant, Credential: credentialOf(ctx)}
+}
+
 // serveStarts starts analyses for nodes that shut down.
 func (n *node) serveStarts() (stop func(), err error) {
 	return n.bus.Serve(topicStart, n.cfg.Node, func(request []byte) []byte {
@@ -162,7 +184,8 @@ func (n *node) serveStarts() (stop func(), err error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 		defer cancel()
-		id, created, err := n.jobs.startHere(ctx, q.Request, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant})
+		ctx, options := q.options(ctx)
+		id, created, err := n.jobs.startHere(ctx, q.Request, options)
 		if err != nil {
 			return encode(startAnswer{Error: protocol.AsError(err)})
 		}
@@ -176,7 +199,7 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 	if n.cluster == nil {
 		return "", false, false
 	}
-	question := encode(startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant})
+	question := encode(askStart(ctx, req, o))
 	others := n.cluster.Up()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for _, other := range others[:min(len(others), forwardTries)] {

@@ -75,11 +75,11 @@ func TestARequestIsKeptWhileItsJobRuns(t *testing.T) {
 		o, ss, store := plain(a), &streams{}, &requestStore{}
 		o.Streams, o.Requests = ss, store
 		s := analysis.New(o)
-		w := start(t, s, ss, request, analysis.StartOptions{Owner: "who", RequestID: "r1"})
+		w := start(t, s, ss, request, analysis.StartOptions{Owner: "who", Credential: "key:k", RequestID: "r1"})
 		synctest.Wait()
 		began := time.Now().Format(time.RFC3339Nano)
 		want := `{"version":1,"request":{"code":"package main\n\nfunc main() {}\n","filename":"main.go","analysis":"review","provider":"auto",` +
-			`"cache":"bypass"},"owner":"who","request_id":"r1","started":"` + began + `","interest":1}`
+			`"cache":"bypass"},"owner":"who","credential":"key:k","request_id":"r1","started":"` + began + `","interest":1}`
 		if got := string(store.get(w.id)); got != want {
 			t.Errorf("kept is\n%s\nwant\n%s", got, want)
 		}

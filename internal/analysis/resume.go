@@ -93,7 +93,7 @@ func (s *Service) Resume(ctx context.Context, r Resumption) error {
 		return unresumable(err)
 	}
 	j.info = Info{ID: r.ID, Provider: list[0].Name(), Model: list[0].model, Analysis: k.Request.Analysis, Language: language(k.Request),
-		Owner: k.Owner, RequestID: k.RequestID, Started: k.Started}
+		Owner: k.Owner, Credential: k.Credential, RequestID: k.RequestID, Started: k.Started}
 	j.past = s.pastOf(past, list[0], r.Reason)
 
 	if err := s.reserve(); err != nil {

@@ -331,6 +331,25 @@ func TestWhoAnswersInsteadOfTheOneThatWasNamedIsSaid(t *testing.T) {
 	}
 }
 
+func TestAJobThatGoesOnElsewhereCountsForItsOwnerAndCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ss := &streams{}
+		s := analysis.New(analysis.Options{Providers: []analysis.Entry{{Provider: hanging()}}, Streams: ss})
+		r := newTape().started(1, "p").resumption(ss, request)
+		r.Kept = kept(request, time.Now(), `,"owner":"tenant:acme","credential":"key:k"`)
+		if err := s.Resume(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if jobs := s.Jobs(); len(jobs) != 1 || jobs[0].Owner != "tenant:acme" || jobs[0].Credential != "key:k" {
+			t.Errorf("%+v", jobs)
+		}
+		if err := s.Cancel(t.Context(), "s", protocol.CancelClient); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+	})
+}
+
 func TestWhatCantBeResumedIsLeftAsItIs(t *testing.T) {
 	errTaken := errors.New("taken")
 	ended := newTape().event(protocol.TypeCancelled, &protocol.Cancelled{By: protocol.CancelClient})

@@ -59,6 +59,7 @@ type Event struct {
 	Command   string   `json:"command,omitempty"`
 	Stream    string   `json:"stream,omitempty"`
 	Streams   []string `json:"streams,omitempty"` // where there may be several; valid ids
+	Key       string   `json:"key,omitempty"`     // the id of the key that was made or changed
 	RequestID string   `json:"request_id,omitempty"`
 	UserAgent string   `json:"user_agent,omitempty"`
 	Code      string   `json:"code,omitempty"` // only if asked for
@@ -197,7 +198,7 @@ func (l *Log) Write(e Event) {
 		return
 	}
 	e.Time, e.Node = time.Now().UTC().Truncate(time.Microsecond), l.opts.Node
-	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Command, &e.Stream,
+	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Command, &e.Stream, &e.Key,
 		&e.RequestID, &e.UserAgent, &e.Outcome, &e.Provider, &e.Model} {
 		*s = clean(*s, maxField)
 	}

@@ -45,8 +45,8 @@ type Options struct {
 	Grace time.Duration
 	// TicketTTL is how long a ticket may wait for its use. Default 30 s.
 	TicketTTL time.Duration
-	// MaxTickets bounds the tickets that wait. Default 10,000. The oldest are
-	// forgotten first.
+	// MaxTickets bounds the tickets that wait. Default 10,000. Beyond that the
+	// oldest are forgotten of who has most.
 	MaxTickets int
 	// Node is this node's name among several, and Elsewhere uses up a ticket that
 	// another one has issued, by asking it. A client negotiates with one node and
@@ -127,9 +127,13 @@ func (a *Authenticator) Required() bool { return !a.anonymous }
 
 // Token returns whose key or token this is.
 func (a *Authenticator) Token(token string) (Identity, error) {
+	unknown := errKey
 	if a.stored != nil && strings.HasPrefix(token, keyPrefix) && len(token) == keyTextLen {
 		id, err := a.stored.lookup(token)
-		if !errors.Is(err, errKey) {
+		switch {
+		case errors.Is(err, errNotLoaded):
+			unknown = errNotLoaded
+		case !errors.Is(err, errKey):
 			return id, err
 		}
 		// A key of the configuration may look like that, too.
@@ -149,7 +153,7 @@ func (a *Authenticator) Token(token string) (Identity, error) {
 	if a.jwt != nil && strings.Count(token, ".") == 2 {
 		return a.jwt.verify(token)
 	}
-	return Identity{}, errKey
+	return Identity{}, unknown
 }
 
 // authenticate finds the caller in the headers, or in the query where a ticket

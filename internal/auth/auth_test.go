@@ -154,6 +154,22 @@ func TestTheOldestTicketsGiveWay(t *testing.T) {
 	}
 }
 
+func TestWhoAsksForManyTicketsTakesNoneOfOthers(t *testing.T) {
+	a := authenticator(t, auth.Options{AllowAnonymous: true, MaxTickets: 8})
+	ada, bob := auth.Identity{Name: "ada", Tenant: "acme"}, auth.Identity{Name: "bob", Tenant: "globex"}
+	before := []string{a.Ticket(bob, here), a.Ticket(bob, here)}
+	var last string
+	for range 100 {
+		last = a.Ticket(ada, here)
+	}
+	after := a.Ticket(bob, here)
+	for _, ticket := range append(before, last, after) {
+		if status, body := serve(a, "/stream?ticket="+ticket); status != 200 {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+}
+
 func TestOneOfManyGetsATicketThatAllTry(t *testing.T) {
 	a := authenticator(t, auth.Options{}, auth.Key{Name: "ada", Secret: key})
 	ticket := a.Ticket(auth.Identity{Name: "ada"}, here)

@@ -137,13 +137,13 @@ func (a *Authenticator) judge(w *watch) {
 }
 
 // changed looks at all connections of a stored key, and at those of the share
-// tokens that it made.
+// tokens that it made, or at those of all keys.
 func (a *Authenticator) changed(key string) {
 	var ws []*watch
 	a.holds.mu.Lock()
 	for credential, set := range a.holds.by {
 		id, stored := strings.CutPrefix(credential, storedKind)
-		if !stored || id != key && !a.stored.madeBy(id, key) {
+		if !stored || key != everyKey && id != key && !a.stored.madeBy(id, key) {
 			continue
 		}
 		for w := range set {
@@ -167,13 +167,19 @@ func (k *Keyring) madeBy(id, key string) bool {
 // standing is how the credential of an identity stands.
 func (a *Authenticator) standing(id Identity, now time.Time) standing {
 	if key, ok := storedKeyID(id); ok && a.stored != nil {
-		return a.stored.standing(key, id.Generation, now)
+		if s, known := a.stored.standing(key, id.Generation, now); known {
+			return s
+		}
 	}
 	return standing{id.Expires, errExpired}
 }
 
-// good returns why an identity's credential is no longer good, nil if it is.
+// good returns why the credential is no longer good of an identity that another
+// node may have told of, nil if it is.
 func (a *Authenticator) good(id Identity) error {
+	if key, ok := storedKeyID(id); ok && a.stored != nil {
+		a.stored.seek(key) // it may be so new that this node has not heard of it
+	}
 	now := time.Now()
 	if s := a.standing(id, now); over(s.until, now) {
 		return s.why

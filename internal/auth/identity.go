@@ -129,6 +129,10 @@ func (id Identity) Sees(stream string) bool {
 // in it.
 const ownerPrefix = "tenant:"
 
+// CallerPrefix stands before the name of a caller without a tenant where it is
+// counted among tenants. No tenant's name begins with it.
+const CallerPrefix = "~"
+
 // Owner is whom what the identity starts belongs to: for idempotency keys, for
 // sharing equal requests, and for what is counted. That is the tenant, so that
 // nothing of one reaches another, and where there is none the caller; "" where
@@ -178,6 +182,9 @@ func checkName(what, name string) error {
 	}
 	if strings.HasPrefix(name, ownerPrefix) {
 		return fmt.Errorf("the %s must not begin with %q", what, ownerPrefix)
+	}
+	if what == "tenant" && strings.HasPrefix(name, CallerPrefix) {
+		return fmt.Errorf("the tenant must not begin with %q, which stands for a caller without one", CallerPrefix)
 	}
 	return nil
 }

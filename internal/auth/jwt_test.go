@@ -105,6 +105,16 @@ func TestATokensClaimsSayWhoItIs(t *testing.T) {
 	}
 }
 
+func TestATokensTenantIsNotOneThatACallerCountsAs(t *testing.T) {
+	a := verifier(t, auth.JWTOptions{Secret: []byte(jwtSecret)})
+	for tenant, taken := range map[string]bool{"acme": true, "~key-1": false, "tenant:acme": false} {
+		_, err := a.Token(sign(t, "HS256", []byte(jwtSecret), claims(map[string]any{"tenant": tenant}), nil))
+		if (err == nil) != taken {
+			t.Errorf("%s: %v", tenant, err)
+		}
+	}
+}
+
 func TestTokensOfEveryKindOfKeyAreTaken(t *testing.T) {
 	for alg, key := range signers() {
 		a := verifier(t, auth.JWTOptions{Keys: []any{key.Public()}})

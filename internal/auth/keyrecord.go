@@ -159,11 +159,11 @@ type standing struct {
 }
 
 // standing is how one of the key's secrets stands. parent is the key that made
-// it, of a share token, or nil.
+// it, of a share token; one whose maker isn't there any more is not good.
 func (r *keyRecord) standing(generation uint32, parent *keyRecord, now time.Time) standing {
 	current := generation == r.Generation
 	switch {
-	case !r.Revoked.IsZero(), parent != nil && !parent.Revoked.IsZero():
+	case !r.Revoked.IsZero(), r.Parent != "" && (parent == nil || !parent.Revoked.IsZero()):
 		return standing{now, errRevoked}
 	case !current && (r.Old == nil || generation+1 != r.Generation):
 		return standing{now, errRevoked}

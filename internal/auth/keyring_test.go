@@ -253,13 +253,27 @@ func TestKeysAreBounded(t *testing.T) {
 		t.Errorf("a key too many: %v", err)
 	}
 	for _, n := range []auth.NewKey{
-		{Scopes: auth.ScopeRead}, {Name: "x"}, {Name: "x\n", Scopes: 1}, {Name: "tenant:acme", Scopes: 1}, {Name: "x", Tenant: strings.Repeat("t", 129), Scopes: 1},
+		{Scopes: auth.ScopeRead}, {Name: "x"}, {Name: "x\n", Scopes: 1}, {Name: "tenant:acme", Scopes: 1}, {Name: "x", Tenant: "~ada", Scopes: 1}, {Name: "x", Tenant: strings.Repeat("t", 129), Scopes: 1},
 		{Name: "x", Scopes: 1, ExpiresIn: -1}, {Name: "x", Scopes: 1, ExpiresIn: 20 * 365 * 24 * time.Hour},
 	} {
 		if _, _, err := k.Create(t.Context(), n); !errors.Is(err, protocol.ErrValidation) {
 			t.Errorf("%+v: %v", n, err)
 		}
 	}
+}
+
+func TestSharedStreamsLeaveRoomForKeys(t *testing.T) {
+	k := ring(t, authtest.NewStore(), auth.KeyringOptions{MaxKeys: 20})
+	var err error
+	shared := 0
+	for ; err == nil; shared++ {
+		tenant := string(rune('a' + shared))
+		_, _, err = k.Share(t.Context(), auth.Identity{Name: "ada", Tenant: tenant, Scopes: auth.ScopeRead}, protocol.NewStreamIDFor(tenant), time.Hour)
+	}
+	if e := protocol.AsError(err); shared-1 != 18 || e.Code != protocol.CodeOverloaded || e.RetryAfterMS == 0 {
+		t.Errorf("%d streams were shared, then %v", shared-1, err)
+	}
+	make1(t, k, auth.NewKey{Name: "x", Scopes: auth.ScopeRead})
 }
 
 func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {

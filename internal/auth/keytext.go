@@ -61,6 +61,23 @@ func parseKeyText(text string) (id string, ok bool) {
 	return id, validKeyID(id) && keyChecksum(text[:keyTextLen-keyChecksumLen]) == text[keyTextLen-keyChecksumLen:]
 }
 
+// HideKeys returns s without the secrets of what looks like a stored key in it,
+// for text in which one may stand by mistake.
+func HideKeys(s string) string {
+	for from := 0; ; {
+		i := strings.Index(s[from:], keyPrefix)
+		if i < 0 {
+			return s
+		}
+		from += i + len(keyPrefix)
+		if end := from + keyIDLen; len(s) > end && s[end] == '_' && validKeyID(s[from:end]) {
+			secret := s[end+1:][:min(len(s)-end-1, keySecretLen+keyChecksumLen)]
+			s = s[:end] + "_…" + strings.TrimLeft(secret, keyAlphabet) + s[end+1+len(secret):]
+			from = end
+		}
+	}
+}
+
 func validKeyID(id string) bool {
 	return len(id) == keyIDLen && strings.Trim(id, keyAlphabet) == ""
 }

@@ -55,6 +55,7 @@ type tickets struct {
 	mu    sync.Mutex
 	byKey map[[sha256.Size]byte]*list.Element // guarded by mu
 	order *list.List                          // guarded by mu: of ticket, oldest first
+	own   map[string]*list.List               // guarded by mu: of each owner the elements of order that are its, oldest first
 }
 
 type ticket struct {
@@ -62,11 +63,12 @@ type ticket struct {
 	id      Identity
 	place   Place
 	expires time.Time
+	mine    *list.Element // of its owner's list
 }
 
 func newTickets(ttl time.Duration, max int) tickets {
 	return tickets{ttl: cmp.Or(ttl, 30*time.Second), max: cmp.Or(max, 10_000),
-		byKey: make(map[[sha256.Size]byte]*list.Element), order: list.New()}
+		byKey: make(map[[sha256.Size]byte]*list.Element), order: list.New(), own: make(map[string]*list.List)}
 }
 
 // issue makes a ticket of 256 random bits.
@@ -77,15 +79,37 @@ func (t *tickets) issue(id Identity, at Place) string {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for e := t.order.Front(); e != nil; e = t.order.Front() {
-		if t.order.Len() < t.max && now.Before(e.Value.(ticket).expires) {
-			break
-		}
+	for e := t.order.Front(); e != nil && !now.Before(e.Value.(*ticket).expires); e = t.order.Front() {
 		t.remove(e)
 	}
-	k := ticket{sha256.Sum256([]byte(text)), id, at, now.Add(t.ttl)}
-	t.byKey[k.key] = t.order.PushBack(k)
+	for t.order.Len() >= t.max {
+		t.remove(t.givesWay(id.Owner()))
+	}
+	k := &ticket{key: sha256.Sum256([]byte(text)), id: id, place: at, expires: now.Add(t.ttl)}
+	mine := t.own[id.Owner()]
+	if mine == nil {
+		mine = list.New()
+		t.own[id.Owner()] = mine
+	}
+	e := t.order.PushBack(k)
+	k.mine = mine.PushBack(e)
+	t.byKey[k.key] = e
 	return text
+}
+
+// givesWay returns which ticket makes room for one of this owner: its own oldest
+// where it has its share of them, and else the oldest of who has most, so that who
+// asks for very many doesn't take those of others. Called with mu held.
+func (t *tickets) givesWay(owner string) *list.Element {
+	most := t.own[owner]
+	if most == nil || most.Len()*len(t.own) < t.max {
+		for _, l := range t.own {
+			if most == nil || l.Len() > most.Len() {
+				most = l
+			}
+		}
+	}
+	return most.Front().Value.(*list.Element)
 }
 
 // redeem uses a ticket up, also where it is not good.
@@ -108,9 +132,14 @@ func (t *tickets) redeem(text string, from Place) (Identity, bool) {
 }
 
 // remove is called with mu held.
-func (t *tickets) remove(e *list.Element) ticket {
-	k := t.order.Remove(e).(ticket)
+func (t *tickets) remove(e *list.Element) *ticket {
+	k := t.order.Remove(e).(*ticket)
 	delete(t.byKey, k.key)
+	mine := t.own[k.id.Owner()]
+	mine.Remove(k.mine)
+	if mine.Len() == 0 {
+		delete(t.own, k.id.Owner())
+	}
 	return k
 }
 

@@ -56,7 +56,7 @@ func keyOf(text string, k *auth.KeyInfo) Key {
 type KeyRequest struct {
 	Name   string `json:"name"`
 	Tenant string `json:"tenant,omitempty"`
-	// Scopes are all but admin where there are none.
+	// Scopes are all but admin where it is left out.
 	Scopes []string `json:"scopes,omitempty"`
 	// ExpiresIn is how long the key is good; 0 for no end.
 	ExpiresIn protocol.Duration `json:"expires_in,omitzero"`
@@ -110,7 +110,7 @@ func (g *Gateway) createKey(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	scopes := auth.DefaultScopes
-	if len(req.Scopes) > 0 {
+	if req.Scopes != nil { // none at all is an error, and not the default
 		var err error
 		if scopes, err = auth.ParseScopes(req.Scopes); err != nil {
 			g.fail(w, r, protocol.Errorf(protocol.CodeInvalidRequest, `field "scopes": %s`, err))
@@ -154,6 +154,7 @@ func (g *Gateway) revokeKey(w http.ResponseWriter, r *http.Request) {
 
 // logKey says who did what to a key.
 func (g *Gateway) logKey(r *http.Request, what string, k *auth.KeyInfo) {
+	exchangeOf(r).key = k.ID
 	g.opts.Logger.Info().Str("request_id", RequestID(r.Context())).Str("caller", caller(r.Context()).Name).
 		Str("key", k.ID).Str("name", k.Name).Str("tenant", k.Tenant).Stringer("scopes", k.Scopes).Msg(what)
 }
@@ -178,6 +179,7 @@ func (g *Gateway) share(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, err)
 		return
 	}
+	exchangeOf(r).key = k.ID
 	writeJSON(w, http.StatusCreated, Share{ID: k.ID, Token: text, Stream: stream, Expires: Instant{Time: k.Expires}})
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/athena-hub/athena/internal/audit"
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/auth/authtest"
 	"github.com/athena-hub/athena/internal/gateway"
@@ -14,7 +16,7 @@ import (
 
 // withStoredKeys starts a node that has stored keys, and whose operator has the
 // key apiKey.
-func withStoredKeys(t *testing.T) (*node, *authtest.Store) {
+func withStoredKeys(t *testing.T, options ...func(*gateway.Options)) (*node, *authtest.Store) {
 	t.Helper()
 	store := authtest.NewStore()
 	k, err := auth.OpenKeyring(t.Context(), auth.KeyringOptions{Store: store})
@@ -26,7 +28,7 @@ func withStoredKeys(t *testing.T) (*node, *authtest.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := start(t, true, func(o *gateway.Options) { o.Auth, o.Keys = a, k })
+	n := start(t, true, append(options, func(o *gateway.Options) { o.Auth, o.Keys = a, k })...)
 	return n, store
 }
 
@@ -64,6 +66,7 @@ func TestKeysAreMadeAndEndedByRequests(t *testing.T) {
 	}{
 		{"no name", "POST", "/v1/keys", `{}`, 400, `\"name\"`},
 		{"an unknown scope", "POST", "/v1/keys", `{"name":"x","scopes":["root"]}`, 400, "analyze, read, cancel, providers, admin"},
+		{"scopes, but none", "POST", "/v1/keys", `{"name":"x","scopes":[]}`, 400, "empty"},
 		{"an unknown field", "POST", "/v1/keys", `{"name":"x","admin":true}`, 400, "admin"},
 		{"two objects", "POST", "/v1/keys", `{"name":"x"}{"name":"y"}`, 400, "follows"},
 		{"no object", "POST", "/v1/keys", `[]`, 400, "can't be read"},
@@ -108,6 +111,31 @@ func TestAnOperatorsRoutesAreForOperators(t *testing.T) {
 		if a := n.do(method, path, "", "X-API-Key", k.Key); a.status != 200 {
 			t.Errorf("%s: %d %s", route, a.status, a.body)
 		}
+	}
+}
+
+func TestTheRecordsTellWhichKeyWasChangedAndNoSecret(t *testing.T) {
+	var log safeBuffer
+	n, _ := withStoredKeys(t, func(o *gateway.Options) { o.Audit = audit.To(&log, audit.Options{}) })
+	root := []string{"X-API-Key", apiKey}
+	k := decode[gateway.Key](t, n.do("POST", "/v1/keys", `{"name":"ci"}`, root...))
+	for _, target := range []string{"/v1/keys/" + k.Key, "/v1/streams/" + k.Key} { // the key for its id, by mistake
+		if a := n.do("DELETE", target, "", root...); a.status != 404 {
+			t.Errorf("%s: %d %s", target, a.status, a.body)
+		}
+	}
+	n.do("DELETE", "/v1/keys/"+k.ID, "", root...)
+	// Written when the exchange is over, which the client may know before.
+	for deadline := time.Now().Add(10 * time.Second); strings.Count(log.String(), "\n") < 4 && time.Now().Before(deadline); {
+		n.do("GET", "/healthz", "")
+	}
+	for _, want := range []string{`"route":"POST /v1/keys","key":"` + k.ID + `"`, `"route":"DELETE /v1/keys/{id}","key":"` + k.ID + `"`} {
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("no %s in\n%s", want, log.String())
+		}
+	}
+	if all := log.String() + n.log.String(); strings.Contains(all, k.Key[20:]) || strings.Contains(all, k.Key[20:40]) {
+		t.Errorf("the key is recorded:\n%s", all)
 	}
 }
 

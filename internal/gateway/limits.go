@@ -248,7 +248,7 @@ func TenantOf(id auth.Identity) string {
 	if id.Tenant != "" {
 		return id.Tenant
 	}
-	return "~" + id.Name // no tenant's name begins so
+	return auth.CallerPrefix + id.Name
 }
 
 // limitKey is the credential that a caller's limits are for; of those who need none

@@ -25,6 +25,7 @@ type exchangeRecord struct {
 	route    string
 	identity string
 	stream   string
+	key      string // the id of a key that was made or changed
 	// client is where the request comes from.
 	client proxies.Client
 	host   string // as the request itself has it
@@ -132,7 +133,7 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	if x.client.Address.IsValid() {
 		remote = x.client.Address.String()
 	}
-	e := g.opts.Logger.WithLevel(level).Str("request_id", x.id).Str("method", cut(r.Method)).Str("path", cut(r.URL.Path)).
+	e := g.opts.Logger.WithLevel(level).Str("request_id", x.id).Str("method", cut(r.Method)).Str("path", cut(auth.HideKeys(r.URL.Path))).
 		Str("route", route).Int("status", status).Str("remote", remote)
 	if streamed {
 		e.Bool("streamed", true) // it may have only begun

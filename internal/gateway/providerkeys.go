@@ -102,6 +102,7 @@ func (g *Gateway) setKey(w http.ResponseWriter, r *http.Request, by auth.Identit
 	if err := g.opts.ProviderKeys.Set(r.Context(), r.PathValue("name"), r.PathValue("id"), weight, key, by.Name); err != nil {
 		return err
 	}
+	changedKey(r)
 	return g.tellKey(w, r)
 }
 
@@ -160,9 +161,13 @@ func (g *Gateway) deleteKey(w http.ResponseWriter, r *http.Request, _ auth.Ident
 	if err := g.opts.ProviderKeys.Delete(r.Context(), r.PathValue("name"), r.PathValue("id")); err != nil {
 		return err
 	}
+	changedKey(r)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
+
+// changedKey has the audit log tell which key of which provider it was.
+func changedKey(r *http.Request) { exchangeOf(r).key = r.PathValue("name") + "/" + r.PathValue("id") }
 
 // checkKey answers POST /v1/providers/{name}/keys/{id}/check with what is known
 // of the key then.

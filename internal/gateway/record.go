@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/athena-hub/athena/internal/audit"
@@ -16,7 +17,7 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	if g.opts.Audit == nil || route == "GET /metrics" {
 		return
 	}
-	e := audit.Event{Kind: audit.KindRequest, Method: r.Method, Route: route, Stream: x.stream, RequestID: x.id,
+	e := audit.Event{Kind: audit.KindRequest, Method: r.Method, Route: route, Stream: x.stream, Key: x.key, RequestID: x.id,
 		UserAgent: r.UserAgent(), Status: status, TookMS: took.Milliseconds(), Code: x.code}
 	switch {
 	case status == http.StatusUnauthorized:
@@ -31,8 +32,8 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 			e.Outcome = "client gone"
 		}
 	}
-	if e.Stream == "" {
-		e.Stream = r.PathValue("id")
+	if e.Stream == "" && strings.Contains(route, "/v1/streams/{id}") {
+		e.Stream = auth.HideKeys(r.PathValue("id"))
 	}
 	if len(x.watched) > 1 || e.Stream == "" {
 		for _, c := range x.watched {
