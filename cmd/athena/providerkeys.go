@@ -197,6 +197,9 @@ func (k *providerKeys) ring(provider string) (*secrets.Ring, error) {
 	if r := k.rings[provider]; r != nil {
 		return r, nil
 	}
+	if len(k.rings) == 0 {
+		return nil, protocol.Errorf(protocol.CodeInvalidRequest, "no provider of this server takes keys; with a master key (--master-key-file, or ATHENA_MASTER_KEY) those of the vendors do")
+	}
 	return nil, protocol.Errorf(protocol.CodeInvalidRequest, "there is no provider %.70q that takes keys; those that do are %s",
 		provider, strings.Join(slices.Sorted(maps.Keys(k.rings)), ", "))
 }
