@@ -154,6 +154,7 @@ func (g *Gateway) revokeKey(w http.ResponseWriter, r *http.Request) {
 
 // logKey says who did what to a key.
 func (g *Gateway) logKey(r *http.Request, what string, k *auth.KeyInfo) {
+	exchangeOf(r).key = k.ID
 	g.opts.Logger.Info().Str("request_id", RequestID(r.Context())).Str("caller", caller(r.Context()).Name).
 		Str("key", k.ID).Str("name", k.Name).Str("tenant", k.Tenant).Stringer("scopes", k.Scopes).Msg(what)
 }
@@ -178,6 +179,7 @@ func (g *Gateway) share(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, r, err)
 		return
 	}
+	exchangeOf(r).key = k.ID
 	writeJSON(w, http.StatusCreated, Share{ID: k.ID, Token: text, Stream: stream, Expires: Instant{Time: k.Expires}})
 }
 

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/athena-hub/athena/internal/audit"
@@ -31,9 +33,7 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 			e.Outcome = "client gone"
 		}
 	}
-	if e.Stream == "" {
-		e.Stream = r.PathValue("id")
-	}
+	about(&e, r, x, route)
 	if len(x.watched) > 1 || e.Stream == "" {
 		for _, c := range x.watched {
 			e.Streams = append(e.Streams, c.Stream)
@@ -42,6 +42,23 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	by(&e, x.caller, x.known)
 	at(&e, x)
 	g.opts.Audit.Write(e)
+}
+
+// about says what it was done to, by the resource's path, and by what the
+// handler found or made there.
+func about(e *audit.Event, r *http.Request, x *exchangeRecord, route string) {
+	_, path, _ := strings.Cut(route, " ")
+	switch {
+	case strings.HasPrefix(path, "/v1/streams/"):
+		e.Stream = cmp.Or(e.Stream, r.PathValue("id"))
+	case strings.HasPrefix(path, "/v1/providers/"):
+		e.Provider, e.Key = r.PathValue("name"), r.PathValue("id")
+	case strings.HasPrefix(path, "/v1/keys/"):
+		e.Key = r.PathValue("id")
+	case strings.HasPrefix(path, "/v1/cluster/nodes/"):
+		e.Peer = r.PathValue("name")
+	}
+	e.Key = cmp.Or(x.key, e.Key)
 }
 
 // by says who it was.
