@@ -327,10 +327,13 @@ func shown(err error) error {
 	return err
 }
 
-// stored says to a client what a store that is away means.
+// stored says to a client what a store, or a master key, that is away means.
 func stored(err error) error {
-	if errors.Is(err, backbone.ErrNoStore) {
+	switch {
+	case errors.Is(err, backbone.ErrNoStore):
 		return protocol.Errorf(protocol.CodeServiceUnavailable, "the store can't be written to now: %w", err).WithRetryAfter(time.Second)
+	case errors.Is(err, secrets.ErrMaster):
+		return protocol.Errorf(protocol.CodeServiceUnavailable, "the key can't be sealed now: %w", err).WithRetryAfter(time.Second)
 	}
 	return err
 }

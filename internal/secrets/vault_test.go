@@ -267,7 +267,7 @@ func TestVaultsTransitEngineIsAMasterKeyThatStaysThere(t *testing.T) {
 		t.Errorf("moved: %v", err)
 	}
 	v.do(func() { v.status = http.StatusServiceUnavailable })
-	if _, err := open(t, b, []secrets.Master{m}); err == nil || errors.Is(err, secrets.ErrSealed) {
+	if _, err := open(t, b, []secrets.Master{m}); !errors.Is(err, secrets.ErrMaster) || errors.Is(err, secrets.ErrSealed) {
 		t.Errorf("while Vault is sealed: %v; want an error that passes", err)
 	}
 }
