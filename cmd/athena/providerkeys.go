@@ -83,7 +83,11 @@ func openProviderKeys(ctx context.Context, cfg *config.Serve, u *upstreams, bus 
 		if k.vault, err = newVault(cfg, log); err != nil {
 			return nil, &exitError{exitUsage, err}
 		}
-		if err := k.vault.Load(ctx, vaulted); err != nil {
+		// All together: a Vault that doesn't answer is no reason to start late.
+		first, cancel := context.WithTimeout(ctx, 2*cfg.VaultTimeout)
+		err := k.vault.Load(first, vaulted)
+		cancel()
+		if err != nil {
 			log.Warn().Err(err).Msg("not every key of Vault could be read; this is tried again")
 		}
 		k.done.Go(func() { k.vault.Run(running, vaulted) })
