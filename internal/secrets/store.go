@@ -242,7 +242,7 @@ func (s *Store) give(providers []string) {
 		s.mu.Lock()
 		var entries []Entry
 		for _, name := range slices.Sorted(maps.Keys(s.stored)) {
-			if n := s.stored[name]; n.key != nil && n.sealed.Provider == provider {
+			if n := s.stored[name]; n.key != nil && !n.key.wiped() && n.sealed.Provider == provider {
 				entries = append(entries, Entry{ID: n.sealed.ID, Weight: n.sealed.Weight, Key: n.key})
 			}
 		}
