@@ -46,6 +46,7 @@ var canaries = map[string]string{
 	"token of Vault":                "hvs.canaryTOKENEo5Iu1Kw9Zg3Cp8",
 	"password of an address":        "canaryPASSWORDJr7Xn3Lt6Qv1Ms",
 	"query of a provider's address": "canaryQUERYUa4Wz8Bh2Dk5Yf9",
+	"password of Redis":             "canaryREDISOx5Ej1Zc7Mp3Ya9Kd",
 	"secret that signs tokens":      "canary+SIGNER/Ge7Vx2Nc9Tj4Oh6Ys1Pw8=",
 }
 
@@ -186,7 +187,8 @@ providers:
 		"OPENAI_API_KEY=" + canaries["provider key of a variable"], "OPENAI_BASE_URL=" + at, "ATHENA_API_KEY=ada=" + client,
 		"ATHENA_MASTER_KEY=" + testMaster + "," + otherMaster, "ATHENA_JWT_SECRET=" + canaries["secret that signs tokens"], "ATHENA_VAULT_TOKEN=" + canaries["token of Vault"],
 	}, "--config", file, "--log-level", "trace", "--vault-addr", vaultOf(t, map[string]string{"claude": canaries["provider key of Vault"]}),
-		"--data-dir", data, "--audit-log", filepath.Join(logs, "audit.log"), "--audit-code", "--limit-address-failures", "1000", "--max-attempts", "3", "--vault-interval", "1s",
+		"--data-dir", data, "--audit-log", filepath.Join(logs, "audit.log"), "--audit-code", "--limit-address-failures", "1000",
+		"--limit-key-requests", "100000", "--redis-url", "redis://athena:"+canaries["password of Redis"]+"@127.0.0.1:1/0", "--max-attempts", "3", "--vault-interval", "1s",
 		"--retry-backoff", "1ms", "--retry-backoff-max", "2ms", "--rate-limit-wait", "10ms")
 	do := func(method, path, body string, header ...string) reply {
 		t.Helper()
@@ -243,6 +245,9 @@ providers:
 	text := readAll(t, logs)
 	if !bytes.Contains(text, []byte("goroutine ")) || !bytes.Contains(text, []byte(`"level":"debug"`)) {
 		t.Errorf("the log is not what it is meant to be: %.300s", text)
+	}
+	if !bytes.Contains(text, []byte("Redis does not answer")) {
+		t.Errorf("Redis was not missed: %.300s", text)
 	}
 	if !bytes.Contains(text, []byte(`"event":"denied"`)) || !bytes.Contains(text, []byte(`"event":"command"`)) || !bytes.Contains(text, []byte(`"event":"analysis"`)) {
 		t.Errorf("the audit log is not what it is meant to be: %.300s", text)
@@ -420,6 +425,10 @@ func TestNoMistakeInTheConfigurationTellsASecret(t *testing.T) {
 		"a query in an address":                   {file: "providers: {x: {dialect: claude, base_url: \"https://h/?k=" + canaries["query of a provider's address"] + "\"}}"},
 		"an address that is none":                 {file: "providers: {x: {dialect: claude, base_url: \"ftp://u:" + password + "@h\"}}"},
 		"a password in Vault's address":           {args: []string{"--vault-addr", "https://u:" + password + "@h"}},
+		"a password in Redis's address":           {args: []string{"--redis-url", "redis://u:" + canaries["password of Redis"] + "@h:port/x"}},
+		"a secret of tokens twice":                {args: []string{"--jwt-secret", canaries["secret that signs tokens"], "--jwt-secret-file", "/nothing"}},
+		"a secret of tokens that is short":        {args: []string{"--jwt-secret", canaries["secret that signs tokens"][:20]}},
+		"a password in the address of keys":       {args: []string{"--jwt-jwks-url", "https://u:" + password + "@h", "--jwt-audience", "x"}},
 		"a header with a line":                    {file: "providers: {x: {dialect: claude, base_url: \"http://h\", headers: {A: \"" + canaries["header of a provider"] + "\\n\"}}}"},
 		"a master key that is cut":                {variables: []string{"ATHENA_MASTER_KEY=" + testMaster[:40]}},
 		"a master key twice":                      {variables: []string{"ATHENA_MASTER_KEY=" + testMaster + "," + testMaster}},
