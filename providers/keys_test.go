@@ -188,6 +188,67 @@ func TestEveryWayToAskGoesOnWithTheNextKeyAndTellsNone(t *testing.T) {
 	}
 }
 
+func TestAKeyThatIsReplacedDuringACallIsFollowedByTheNewOne(t *testing.T) {
+	up := providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("fine")})
+	r := ringOf(t, keyA)
+	var asked []string // by one call after the other
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		key := req.Header.Get("X-Api-Key")
+		asked = append(asked, key)
+		if key == keyB {
+			up.ServeHTTP(w, req)
+			return
+		}
+		k, err := secrets.NewKey([]byte(keyB))
+		if err == nil {
+			err = r.Set("config", []secrets.Entry{{ID: "a", Key: k}})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusUnauthorized) // the old one has just been ended
+	}))
+	t.Cleanup(srv.Close)
+	text, err := answerOf(provider(t, claude.New, providers.Config{BaseURL: srv.URL, Keys: r, NeedsKey: true}), t)
+	if err != nil || text != "fine" || len(asked) != 2 {
+		t.Errorf("%q, %v; asked with %d keys", text, err, len(asked))
+	}
+	if k := r.Status()[0]; k.State != secrets.StateOK || k.Rests != 0 {
+		t.Errorf("the new key pays for the old: %+v", k)
+	}
+}
+
+func TestAnAnswerThatRunsOutlivesItsKeyAndNoneIsAskedForWithItAfter(t *testing.T) {
+	up := providertest.NewUpstream(t, providertest.Script{Pieces: providertest.Texts("one ", "two ", "three")})
+	r := ringOf(t, keyA)
+	p := provider(t, claude.New, providers.Config{BaseURL: up.URL, Keys: r, NeedsKey: true})
+	s, err := p.Stream(t.Context(), &providers.Request{Model: "m", Prompt: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	r.Wipe()
+	var text strings.Builder
+	for {
+		c, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Type == providers.ChunkText {
+			text.WriteString(c.Text)
+		}
+	}
+	if text.String() != "one two three" {
+		t.Errorf("got %q", text.String())
+	}
+	if _, err := answerOf(p, t); err == nil || protocol.AsError(err).Code != protocol.CodeUnauthorized {
+		t.Errorf("without a key: %v", err)
+	}
+}
+
 func TestAnErrorThatIsNotTheKeysIsNotTriedWithAnother(t *testing.T) {
 	for _, way := range ways {
 		if way.name == "responses, websocket" {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -20,6 +21,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -42,7 +46,13 @@ var canaries = map[string]string{
 	"token of Vault":                "hvs.canaryTOKENEo5Iu1Kw9Zg3Cp8",
 	"password of an address":        "canaryPASSWORDJr7Xn3Lt6Qv1Ms",
 	"query of a provider's address": "canaryQUERYUa4Wz8Bh2Dk5Yf9",
+	"password of Redis":             "canaryREDISOx5Ej1Zc7Mp3Ya9Kd",
+	"secret that signs tokens":      "canary+SIGNER/Ge7Vx2Nc9Tj4Oh6Ys1Pw8=",
 }
+
+// made are secrets that a server makes itself, once they are known; by what they
+// are, as canaries.
+type made map[string]string
 
 // forms are how a secret may stand in a text, each with a name.
 func forms(secret string) map[string]string {
@@ -60,10 +70,13 @@ func forms(secret string) map[string]string {
 	return all
 }
 
-// tells fails the test if text has one of the canaries in it.
-func tells(t *testing.T, where string, text []byte) {
+// tells fails the test if text has one of the canaries in it, or of what was
+// made.
+func tells(t *testing.T, where string, text []byte, too made) {
 	t.Helper()
-	for source, secret := range canaries {
+	all := maps.Clone(canaries)
+	maps.Copy(all, too)
+	for source, secret := range all {
 		for form, s := range forms(secret) {
 			if i := bytes.Index(text, []byte(s)); i >= 0 {
 				t.Errorf("%s: the %s is told (%s): …%q…", where, source, form, text[max(i-120, 0):min(i+20, len(text))])
@@ -144,7 +157,7 @@ func vaultOf(t *testing.T, fields map[string]string) string {
 }
 
 func TestNothingThatAServerSaysOrStoresTellsASecret(t *testing.T) {
-	logs, data := t.TempDir(), t.TempDir()
+	logs, data, secrets := t.TempDir(), t.TempDir(), make(made)
 	t.Setenv(logsVariable, logs)
 	at := echo(t, upstream(t, answer(0, "fine")))
 	keyFile := filepath.Join(t.TempDir(), "keys")
@@ -172,9 +185,10 @@ providers:
 	client := canaries["API key of a client"]
 	s := serve(t, []string{
 		"OPENAI_API_KEY=" + canaries["provider key of a variable"], "OPENAI_BASE_URL=" + at, "ATHENA_API_KEY=ada=" + client,
-		"ATHENA_MASTER_KEY=" + testMaster + "," + otherMaster, "ATHENA_VAULT_TOKEN=" + canaries["token of Vault"],
+		"ATHENA_MASTER_KEY=" + testMaster + "," + otherMaster, "ATHENA_JWT_SECRET=" + canaries["secret that signs tokens"], "ATHENA_VAULT_TOKEN=" + canaries["token of Vault"],
 	}, "--config", file, "--log-level", "trace", "--vault-addr", vaultOf(t, map[string]string{"claude": canaries["provider key of Vault"]}),
-		"--data-dir", data, "--max-attempts", "3", "--vault-interval", "1s",
+		"--data-dir", data, "--audit-log", filepath.Join(logs, "audit.log"), "--audit-code", "--limit-address-failures", "1000",
+		"--limit-key-requests", "100000", "--redis-url", "redis://athena:"+canaries["password of Redis"]+"@127.0.0.1:1/0", "--max-attempts", "3", "--vault-interval", "1s",
 		"--retry-backoff", "1ms", "--retry-backoff-max", "2ms", "--rate-limit-wait", "10ms")
 	do := func(method, path, body string, header ...string) reply {
 		t.Helper()
@@ -183,7 +197,7 @@ providers:
 		}
 		r := s.do(method, path, body, header...)
 		said := []byte(fmt.Sprint(r.status, r.header, r.body))
-		tells(t, method+" "+path, said)
+		tells(t, method+" "+path, said, secrets)
 		return r
 	}
 	stored := canaries["provider key that is stored"]
@@ -193,6 +207,7 @@ providers:
 	if r := do("PUT", "/v1/providers/openai/keys/team-a", `{"key":"`+canaries["provider key that is refused"]+`"}`); r.status != http.StatusOK {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
+	s.useCallers(secrets, do)
 	// Analyses that succeed, with each key, and that fail in each way.
 	for _, provider := range []string{"claude", "claude", "claude", "claude", "claude", "openai", "openai", "bad", "bad", "bad", "bad", "bad", "bad", "bad", "auto"} {
 		r := do("POST", "/v1/analyses", `{"code":"package p","provider":"`+provider+`","cache":"bypass"}`)
@@ -231,8 +246,91 @@ providers:
 	if !bytes.Contains(text, []byte("goroutine ")) || !bytes.Contains(text, []byte(`"level":"debug"`)) {
 		t.Errorf("the log is not what it is meant to be: %.300s", text)
 	}
-	tells(t, "the log", text)
-	tells(t, "the data", readAll(t, data))
+	if !bytes.Contains(text, []byte("Redis does not answer")) {
+		t.Errorf("Redis was not missed: %.300s", text)
+	}
+	if !bytes.Contains(text, []byte(`"event":"denied"`)) || !bytes.Contains(text, []byte(`"event":"command"`)) || !bytes.Contains(text, []byte(`"event":"analysis"`)) {
+		t.Errorf("the audit log is not what it is meant to be: %.300s", text)
+	}
+	tells(t, "the log", text, secrets)
+	tells(t, "the data", readAll(t, data), secrets)
+}
+
+// useCallers makes each kind of credential that a client can have, and uses it
+// well and badly, by all that reads credentials. do makes a request, of the
+// operator where no header says otherwise.
+func (s *server) useCallers(secrets made, do func(method, path, body string, header ...string) reply) {
+	t := s.t
+	t.Helper()
+	want := func(r reply, status int) reply {
+		t.Helper()
+		if r.status != status {
+			t.Fatalf("%d %s; want %d", r.status, r.body, status)
+		}
+		return r
+	}
+	key := decode[gateway.Key](t, want(do("POST", "/v1/keys", `{"name":"ci","tenant":"acme","scopes":["analyze","read","cancel","providers"]}`), http.StatusCreated))
+	secrets["stored API key"] = key.Key
+	id := decode[protocol.Metadata](t, want(do("POST", "/v1/analyses", `{"code":"package p","provider":"claude"}`, authorization(key.Key)...), http.StatusCreated)).ID
+	shared := decode[gateway.Share](t, want(do("POST", "/v1/streams/"+id+"/share", "", authorization(key.Key)...), http.StatusCreated))
+	secrets["share token"] = shared.Token
+	rotated := decode[gateway.Key](t, want(do("POST", "/v1/keys/"+key.ID+"/rotate", `{"grace":"1h"}`), http.StatusOK))
+	secrets["rotated API key"] = rotated.Key
+
+	claims := jwt.MapClaims{"sub": "grace", "tenant": "acme", "scope": "read analyze cancel", "exp": jwt.NewNumericDate(time.Now().Add(time.Hour))}
+	signed := func(secret string) string {
+		text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	// What is searched for is the signature; the rest is no secret.
+	token, forged := signed(canaries["secret that signs tokens"]), signed("another secret, which is as long")
+	secrets["signature of a token"], secrets["signature of a forged token"] = strings.Split(token, ".")[2], strings.Split(forged, ".")[2]
+	claims["exp"] = jwt.NewNumericDate(time.Now().Add(-time.Hour))
+	expired := signed(canaries["secret that signs tokens"])
+	secrets["signature of an expired token"] = strings.Split(expired, ".")[2]
+
+	events := "/v1/streams/" + id + "/events"
+	good := []string{key.Key, rotated.Key, shared.Token, token}
+	bad := []string{forged, expired, token[:len(token)-4], key.Key[:len(key.Key)-2], shared.Token + "x", "Bearer " + token}
+	for _, c := range good {
+		want(do("GET", events, "", authorization(c)...), http.StatusOK)
+		want(do("GET", events, "", "X-API-Key", c, "Accept", "text/event-stream"), http.StatusOK)
+		ticket := decode[protocol.Negotiation](t, want(do("POST", "/v1/negotiate", "", authorization(c)...), http.StatusOK)).Ticket
+		secrets["ticket of "+c[:12]] = ticket
+		for _, status := range []int{http.StatusOK, http.StatusUnauthorized} { // it is good once
+			want(do("GET", events+"?ticket="+url.QueryEscape(ticket), "", "User-Agent", "x"), status)
+		}
+	}
+	for _, c := range bad {
+		want(do("GET", events, "", authorization(c)...), http.StatusUnauthorized)
+		want(do("GET", events+"?ticket="+url.QueryEscape(c), "", "User-Agent", "x"), http.StatusUnauthorized)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, c := range []string{key.Key, token} {
+		l, err := openWebSocket(ctx, target{url: s.url, header: bearer(c)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fresh := range append([]string{c}, bad...) {
+			if err := l.send(&protocol.Command{Type: protocol.CommandAuthenticate, ID: "a", Token: fresh}); err != nil {
+				t.Fatal(err)
+			}
+			d, err := l.next()
+			if err != nil || d.message == nil || (fresh == c) != (d.message.Error == nil) {
+				t.Fatalf("authenticate: %+v, %v", d, err)
+			}
+			tells(t, "authenticate", fmt.Appendf(nil, "%+v %+v", d.message, d.message.Error), secrets)
+		}
+		l.close(true)
+	}
+	want(do("GET", "/v1/keys", ""), http.StatusOK)
+	want(do("DELETE", "/v1/keys/"+shared.ID, ""), http.StatusOK)
+	want(do("DELETE", "/v1/keys/"+key.ID, ""), http.StatusOK)
+	want(do("GET", events, "", authorization(rotated.Key)...), http.StatusUnauthorized)
 }
 
 // crash has the process say what a crash would: all goroutines, with their
@@ -248,14 +346,22 @@ func (s *server) crash() {
 }
 
 func TestNoNodeOfAClusterTellsASecret(t *testing.T) {
-	logs := t.TempDir()
+	logs, secrets := t.TempDir(), make(made)
 	t.Setenv(logsVariable, logs)
 	stored := canaries["provider key that is stored"]
 	g := together(t, []string{"one", "two"}, "--log-level", "trace", "--master-key", testMaster)
 	if r := g.nodes[0].do("PUT", "/v1/providers/openai/keys/team-a", `{"key":"`+stored+`","weight":100}`); r.status != http.StatusOK {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
+	// Keys and tickets that one node makes, and the other is asked with.
+	key := g.nodes[0].createKey(only("acme", "analyze", "read", "providers"))
+	secrets["stored API key"] = key.Key
 	for i, s := range g.nodes {
+		n := decode[protocol.Negotiation](t, g.nodes[1-i].do("POST", "/v1/negotiate", "", authorization(key.Key)...))
+		secrets[fmt.Sprintf("ticket of node %d", 1-i)] = n.Ticket
+		if r := s.do("GET", "/v1/events?ticket="+url.QueryEscape(n.Ticket), "", "User-Agent", "x"); r.status != http.StatusBadRequest {
+			t.Errorf("a ticket of the other node, for no stream: %d %s", r.status, r.body)
+		}
 		for begin := time.Now(); s.listKeys("openai")["team-a"].State != "ok"; {
 			if time.Since(begin) > patience {
 				t.Fatal("the key doesn't come to the other node")
@@ -268,18 +374,18 @@ func TestNoNodeOfAClusterTellsASecret(t *testing.T) {
 			other.read(protocol.TransportWebSocket, id)
 		}
 		for _, path := range []string{"/v1/cluster", "/metrics", "/v1/providers", "/v1/providers/openai/keys"} {
-			tells(t, path, []byte(s.do("GET", path, "").body))
+			tells(t, path, []byte(s.do("GET", path, "").body), secrets)
 		}
 	}
 	for _, s := range g.nodes {
 		s.crash()
-		tells(t, "the data of a node", readAll(t, s.flag("--data-dir")))
+		tells(t, "the data of a node", readAll(t, s.flag("--data-dir")), secrets)
 	}
 	text := readAll(t, logs)
 	if !bytes.Contains(text, []byte("goroutine ")) {
 		t.Error("the log is not what it is meant to be")
 	}
-	tells(t, "the log", text)
+	tells(t, "the log", text, secrets)
 }
 
 // readAll joins the files below dir.
@@ -319,6 +425,10 @@ func TestNoMistakeInTheConfigurationTellsASecret(t *testing.T) {
 		"a query in an address":                   {file: "providers: {x: {dialect: claude, base_url: \"https://h/?k=" + canaries["query of a provider's address"] + "\"}}"},
 		"an address that is none":                 {file: "providers: {x: {dialect: claude, base_url: \"ftp://u:" + password + "@h\"}}"},
 		"a password in Vault's address":           {args: []string{"--vault-addr", "https://u:" + password + "@h"}},
+		"a password in Redis's address":           {args: []string{"--redis-url", "redis://u:" + canaries["password of Redis"] + "@h:port/x"}},
+		"a secret of tokens twice":                {args: []string{"--jwt-secret", canaries["secret that signs tokens"], "--jwt-secret-file", "/nothing"}},
+		"a secret of tokens that is short":        {args: []string{"--jwt-secret", canaries["secret that signs tokens"][:20]}},
+		"a password in the address of keys":       {args: []string{"--jwt-jwks-url", "https://u:" + password + "@h", "--jwt-audience", "x"}},
 		"a header with a line":                    {file: "providers: {x: {dialect: claude, base_url: \"http://h\", headers: {A: \"" + canaries["header of a provider"] + "\\n\"}}}"},
 		"a master key that is cut":                {variables: []string{"ATHENA_MASTER_KEY=" + testMaster[:40]}},
 		"a master key twice":                      {variables: []string{"ATHENA_MASTER_KEY=" + testMaster + "," + testMaster}},
@@ -344,7 +454,7 @@ func TestNoMistakeInTheConfigurationTellsASecret(t *testing.T) {
 			if err == nil || ctx.Err() != nil {
 				t.Errorf("it was taken: %s", out)
 			}
-			tells(t, "its output", out)
+			tells(t, "its output", out, nil)
 		})
 	}
 }

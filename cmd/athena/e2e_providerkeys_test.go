@@ -4,12 +4,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -300,4 +302,23 @@ func write(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func TestAVaultThatDoesNotAnswerDoesNotHoldUpTheStartForEachKey(t *testing.T) {
+	var asked atomic.Int64
+	vault := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-r.Context().Done()
+	}))
+	t.Cleanup(vault.Close)
+	var keys strings.Builder
+	const n = 60
+	for i := range n {
+		fmt.Fprintf(&keys, "      - {vault: \"secret/athena#%d\"}\n", i)
+	}
+	file := write(t, "providers:\n  claude:\n    keys:\n"+keys.String())
+	serve(t, []string{"ATHENA_VAULT_TOKEN=x"}, "--config", file, "--vault-addr", vault.URL, "--vault-timeout", "500ms")
+	if got := asked.Load(); got > n/2 { // two, and some that are asked later on a slow machine
+		t.Errorf("it was ready after %d questions", got)
+	}
 }

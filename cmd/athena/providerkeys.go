@@ -83,7 +83,11 @@ func openProviderKeys(ctx context.Context, cfg *config.Serve, u *upstreams, bus 
 		if k.vault, err = newVault(cfg, log); err != nil {
 			return nil, &exitError{exitUsage, err}
 		}
-		if err := k.vault.Load(ctx, vaulted); err != nil {
+		// All together: a Vault that doesn't answer is no reason to start late.
+		first, cancel := context.WithTimeout(ctx, 2*cfg.VaultTimeout)
+		err := k.vault.Load(first, vaulted)
+		cancel()
+		if err != nil {
 			log.Warn().Err(err).Msg("not every key of Vault could be read; this is tried again")
 		}
 		k.done.Go(func() { k.vault.Run(running, vaulted) })
@@ -330,10 +334,13 @@ func shown(err error) error {
 	return err
 }
 
-// stored says to a client what a store that is away means.
+// stored says to a client what a store, or a master key, that is away means.
 func stored(err error) error {
-	if errors.Is(err, backbone.ErrNoStore) {
+	switch {
+	case errors.Is(err, backbone.ErrNoStore):
 		return protocol.Errorf(protocol.CodeServiceUnavailable, "the store can't be written to now: %w", err).WithRetryAfter(time.Second)
+	case errors.Is(err, secrets.ErrMaster):
+		return protocol.Errorf(protocol.CodeServiceUnavailable, "the key can't be sealed now: %w", err).WithRetryAfter(time.Second)
 	}
 	return err
 }

@@ -59,7 +59,8 @@ type Event struct {
 	Command   string   `json:"command,omitempty"`
 	Stream    string   `json:"stream,omitempty"`
 	Streams   []string `json:"streams,omitempty"` // where there may be several; valid ids
-	Key       string   `json:"key,omitempty"`     // the id of the key that was made or changed
+	Key       string   `json:"key,omitempty"`     // the id of the key that it is about: an API key's, or Provider's
+	Peer      string   `json:"peer,omitempty"`    // the node that it is about
 	RequestID string   `json:"request_id,omitempty"`
 	UserAgent string   `json:"user_agent,omitempty"`
 	Code      string   `json:"code,omitempty"` // only if asked for
@@ -69,7 +70,7 @@ type Event struct {
 	Status  int    `json:"status,omitempty"`
 	TookMS  int64  `json:"took_ms,omitempty"`
 
-	// Of an analysis.
+	// Of an analysis; the provider is that of a key, too.
 	Provider string          `json:"provider,omitempty"`
 	Model    string          `json:"model,omitempty"`
 	Attempts int             `json:"attempts,omitempty"`
@@ -198,7 +199,7 @@ func (l *Log) Write(e Event) {
 		return
 	}
 	e.Time, e.Node = time.Now().UTC().Truncate(time.Microsecond), l.opts.Node
-	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Command, &e.Stream, &e.Key,
+	for _, s := range []*string{&e.Caller, &e.Tenant, &e.Credential, &e.Address, &e.Method, &e.Route, &e.Command, &e.Stream, &e.Key, &e.Peer,
 		&e.RequestID, &e.UserAgent, &e.Outcome, &e.Provider, &e.Model} {
 		*s = clean(*s, maxField)
 	}

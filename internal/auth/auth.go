@@ -91,7 +91,10 @@ const (
 
 // storedKeyID is the id of the stored key that an identity came with.
 func storedKeyID(id Identity) (key string, ok bool) {
-	return strings.CutPrefix(id.Credential, storedKind)
+	if key, ok = strings.CutPrefix(id.Credential, storedKind); !ok {
+		return "", false
+	}
+	return key, true
 }
 
 // The bounds on what is looked at for one request.

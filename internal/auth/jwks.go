@@ -13,11 +13,12 @@ import (
 	"net/url"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/rs/zerolog"
+
+	"github.com/athena-hub/athena/internal/connections"
 )
 
 // JWKSOptions tune a JWKS. Zero values mean the defaults, but for URL.
@@ -97,16 +98,7 @@ func CheckJWKSURL(s string) error {
 // clouds hand out credentials: what a name resolves to is not the operator's to
 // say.
 func jwksClient(timeout time.Duration) *http.Client {
-	dialer := &net.Dialer{Timeout: timeout, Control: func(_, address string, _ syscall.RawConn) error {
-		at, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
-		}
-		if ip := at.Addr().Unmap(); ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip == netip.MustParseAddr("fd00:ec2::254") {
-			return fmt.Errorf("%s is not an address of an identity provider", ip)
-		}
-		return nil
-	}}
+	dialer := &net.Dialer{Timeout: timeout, Control: connections.Guard}
 	return &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,

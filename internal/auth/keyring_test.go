@@ -509,3 +509,18 @@ func FuzzTokens(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatIsSharedByACallerWithoutAStoredKeyCanBeRead(t *testing.T) {
+	k := ring(t, authtest.NewStore(), auth.KeyringOptions{})
+	a := withKeys(t, k)
+	for _, credential := range []string{"static:root", "jwt:ada", ""} {
+		stream := protocol.NewStreamID()
+		text, _, err := k.Share(t.Context(), auth.Identity{Name: "ada", Scopes: auth.AllScopes, Credential: credential}, stream, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, err := a.Token(text); err != nil || !id.Sees(stream) {
+			t.Errorf("shared by %q: %+v, %v", credential, id, err)
+		}
+	}
+}

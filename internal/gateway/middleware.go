@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -25,7 +26,7 @@ type exchangeRecord struct {
 	route    string
 	identity string
 	stream   string
-	key      string // the id of a key that was made or changed
+	key      string // the id of the API key that was made, changed or ended
 	// client is where the request comes from.
 	client proxies.Client
 	host   string // as the request itself has it
@@ -78,7 +79,7 @@ func (g *Gateway) exchange(next http.Handler) http.Handler {
 		defer func() {
 			thrown := recover()
 			if err, _ := thrown.(error); thrown != nil && !errors.Is(err, http.ErrAbortHandler) {
-				g.opts.Logger.Error().Str("request_id", x.id).Str("route", x.route).Interface("panic", thrown).Bytes("stack", debug.Stack()).Msg("handler panicked")
+				g.opts.Logger.Error().Str("request_id", x.id).Str("route", x.route).Str("panic", fmt.Sprint(thrown)).Bytes("stack", debug.Stack()).Msg("handler panicked")
 				if rec.status == 0 {
 					problem.Write(rec, protocol.Errorf(protocol.CodeInternal, "the server could not do this; its log says why"))
 					thrown = nil

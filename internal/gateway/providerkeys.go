@@ -55,24 +55,19 @@ type ProviderKey struct {
 // mountProviderKeys adds the resources of providers' keys, by private.
 func (g *Gateway) mountProviderKeys(private func(pattern string, tickets bool, h http.HandlerFunc)) {
 	const all = "/v1/providers/{name}/keys"
-	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request, auth.Identity) error{
+	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET " + all: g.listProviderKeys, "PUT " + all + "/{id}": g.setKey, "DELETE " + all + "/{id}": g.deleteKey, "POST " + all + "/{id}/check": g.checkKey,
 	} {
-		private(pattern, false, func(w http.ResponseWriter, r *http.Request) {
-			id, _ := auth.FromContext(r.Context())
-			err := error(protocol.Errorf(protocol.CodeForbidden, "the keys of providers need the scope %s", auth.ScopeAdmin))
-			if id.May(auth.ScopeAdmin) {
-				err = h(w, r, id)
-			}
-			if err != nil {
+		private(pattern, false, needs(auth.ScopeAdmin, func(w http.ResponseWriter, r *http.Request) {
+			if err := h(w, r); err != nil {
 				g.fail(w, r, err)
 			}
-		})
+		}))
 	}
 }
 
 // listProviderKeys answers GET /v1/providers/{name}/keys.
-func (g *Gateway) listProviderKeys(w http.ResponseWriter, r *http.Request, _ auth.Identity) error {
+func (g *Gateway) listProviderKeys(w http.ResponseWriter, r *http.Request) error {
 	keys, readOnly, err := g.opts.ProviderKeys.List(r.Context(), r.PathValue("name"))
 	if err != nil {
 		return err
@@ -89,7 +84,7 @@ func (g *Gateway) listProviderKeys(w http.ResponseWriter, r *http.Request, _ aut
 
 // setKey answers PUT /v1/providers/{name}/keys/{id}, whose body is
 // {"key": "…", "weight": 1}.
-func (g *Gateway) setKey(w http.ResponseWriter, r *http.Request, by auth.Identity) error {
+func (g *Gateway) setKey(w http.ResponseWriter, r *http.Request) error {
 	body, err := g.readBody(w, r)
 	if err != nil {
 		return err
@@ -99,7 +94,7 @@ func (g *Gateway) setKey(w http.ResponseWriter, r *http.Request, by auth.Identit
 	if err != nil {
 		return err
 	}
-	if err := g.opts.ProviderKeys.Set(r.Context(), r.PathValue("name"), r.PathValue("id"), weight, key, by.Name); err != nil {
+	if err := g.opts.ProviderKeys.Set(r.Context(), r.PathValue("name"), r.PathValue("id"), weight, key, caller(r.Context()).Name); err != nil {
 		return err
 	}
 	changedKey(r)
@@ -157,7 +152,7 @@ func (k *keyText) UnmarshalJSON(b []byte) error {
 }
 
 // deleteKey answers DELETE /v1/providers/{name}/keys/{id}.
-func (g *Gateway) deleteKey(w http.ResponseWriter, r *http.Request, _ auth.Identity) error {
+func (g *Gateway) deleteKey(w http.ResponseWriter, r *http.Request) error {
 	if err := g.opts.ProviderKeys.Delete(r.Context(), r.PathValue("name"), r.PathValue("id")); err != nil {
 		return err
 	}
@@ -166,15 +161,17 @@ func (g *Gateway) deleteKey(w http.ResponseWriter, r *http.Request, _ auth.Ident
 	return nil
 }
 
-// changedKey has the audit log tell which key of which provider it was.
-func changedKey(r *http.Request) { exchangeOf(r).key = r.PathValue("name") + "/" + r.PathValue("id") }
+// changedKey has the audit log tell which key it was, now that there is one of
+// that id: what else stood there may be a secret in the wrong place.
+func changedKey(r *http.Request) { exchangeOf(r).key = r.PathValue("id") }
 
 // checkKey answers POST /v1/providers/{name}/keys/{id}/check with what is known
 // of the key then.
-func (g *Gateway) checkKey(w http.ResponseWriter, r *http.Request, _ auth.Identity) error {
+func (g *Gateway) checkKey(w http.ResponseWriter, r *http.Request) error {
 	if err := g.opts.ProviderKeys.Check(r.Context(), r.PathValue("name"), r.PathValue("id")); err != nil {
 		return err
 	}
+	changedKey(r)
 	return g.tellKey(w, r)
 }
 

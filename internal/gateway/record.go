@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -32,9 +33,7 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 			e.Outcome = "client gone"
 		}
 	}
-	if e.Stream == "" && strings.Contains(route, "/v1/streams/{id}") {
-		e.Stream = auth.HideKeys(r.PathValue("id"))
-	}
+	about(&e, r, x, route)
 	if len(x.watched) > 1 || e.Stream == "" {
 		for _, c := range x.watched {
 			e.Streams = append(e.Streams, c.Stream)
@@ -43,6 +42,23 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	by(&e, x.caller, x.known)
 	at(&e, x)
 	g.opts.Audit.Write(e)
+}
+
+// about says what it was done to, by the resource's path, and by what the
+// handler found or made there.
+func about(e *audit.Event, r *http.Request, x *exchangeRecord, route string) {
+	_, path, _ := strings.Cut(route, " ")
+	switch {
+	case strings.HasPrefix(path, "/v1/streams/"):
+		e.Stream = cmp.Or(e.Stream, auth.HideKeys(r.PathValue("id")))
+	case strings.HasPrefix(path, "/v1/providers/"):
+		e.Provider = r.PathValue("name") // what stands for a key's id may be the key; the handler knows
+	case strings.HasPrefix(path, "/v1/keys/"):
+		e.Key = auth.HideKeys(r.PathValue("id"))
+	case strings.HasPrefix(path, "/v1/cluster/nodes/"):
+		e.Peer = r.PathValue("name")
+	}
+	e.Key = cmp.Or(x.key, e.Key)
 }
 
 // by says who it was.

@@ -59,6 +59,13 @@ func (k *Key) with(f func(text []byte)) {
 	f(k.text)
 }
 
+// wiped reports whether the key is gone.
+func (k *Key) wiped() bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.text == nil
+}
+
 // Wipe clears the text. Calls that have a copy go on.
 func (k *Key) Wipe() {
 	k.mu.Lock()

@@ -22,10 +22,12 @@ const (
 var (
 	// ErrSealed is in the tree of errors about a record that can't be opened.
 	ErrSealed = errors.New("the sealed key can't be opened")
+	// ErrMaster is in the tree of errors about a master key that could not be asked.
+	ErrMaster = errors.New("the master key can't be used now")
 	// errOpen says no more, so that nobody learns what was wrong from it.
 	errOpen = errors.New("it was changed, moved or cut, or is sealed by another master key")
-	// errMaster says which master key is missing.
-	errMaster = errors.New("its master key is not among this node's")
+	// errNoMaster says which master key is missing.
+	errNoMaster = errors.New("its master key is not among this node's")
 )
 
 // A Sealed is a key at rest: the key is encrypted by a data key of its own, and
@@ -100,7 +102,7 @@ func (s *Sealed) Seal(ctx context.Context, k *Key, master Master) ([]byte, error
 	}
 	k.with(func(text []byte) { s.Text = aead.Seal(nil, nil, text, bound) }) //nolint:gosec // G407: it makes the nonce itself
 	if s.Wrapped, err = master.Wrap(ctx, dataKey, bound); err != nil {
-		return nil, fmt.Errorf("seal the key %s of %s: %w", s.ID, s.Provider, err)
+		return nil, fmt.Errorf("seal the key %s of %s: %w: %w", s.ID, s.Provider, ErrMaster, err)
 	}
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -121,7 +123,7 @@ func (s *Sealed) Open(ctx context.Context, masters []Master) (*Key, error) {
 			return s.open(ctx, m)
 		}
 	}
-	return nil, fmt.Errorf("%w: %w (id %.40q); add that one behind the first, or set the key again", ErrSealed, errMaster, s.Master)
+	return nil, fmt.Errorf("%w: %w (id %.40q); add that one behind the first, or set the key again", ErrSealed, errNoMaster, s.Master)
 }
 
 func (s *Sealed) open(ctx context.Context, m Master) (*Key, error) {
@@ -132,7 +134,7 @@ func (s *Sealed) open(ctx context.Context, m Master) (*Key, error) {
 	case errors.Is(err, errOpen):
 		return nil, fmt.Errorf("%w: %w", ErrSealed, err)
 	case err != nil:
-		return nil, fmt.Errorf("open the key %s of %s: %w", s.ID, s.Provider, err)
+		return nil, fmt.Errorf("open the key %s of %s: %w: %w", s.ID, s.Provider, ErrMaster, err)
 	case len(dataKey) != masterBytes:
 		return nil, fmt.Errorf("%w: %w", ErrSealed, errOpen)
 	}

@@ -54,6 +54,8 @@ const (
 	retryAfter = 2 * time.Second
 	// loadTimeout bounds one reading.
 	loadTimeout = 10 * time.Second
+	// maxRemoved bounds the names of removed records that are remembered.
+	maxRemoved = 10_000
 	// swapTries bounds how often a key is set again that others set meanwhile.
 	swapTries = 5
 )
@@ -71,6 +73,9 @@ type Store struct {
 
 	mu     sync.Mutex
 	stored map[string]*stored // guarded by mu: by the record's name
+	// removed are names whose records were removed: a replica that lags behind may
+	// show them still, so that the leader is asked.
+	removed map[string]bool // guarded by mu
 	// behind says that something is to be done again soon.
 	behind bool // guarded by mu
 }
@@ -79,8 +84,10 @@ type Store struct {
 type stored struct {
 	sum    [sha256.Size]byte // of the record
 	sealed *Sealed
-	key    *Key // nil while it can't be opened; the ring wipes it
-	err    error
+	// key is nil while it can't be opened. The ring wipes it, also where it has no
+	// place for it; then it is opened again with the next reading.
+	key *Key
+	err error
 }
 
 // StoreOptions configure a Store. Those without a default are required.
@@ -101,7 +108,7 @@ func NewStore(o StoreOptions) *Store {
 		o.Reload = DefaultReload
 	}
 	return &Store{bucket: o.Bucket, masters: o.Masters, rings: o.Rings, reload: o.Reload, log: o.Logger,
-		changed: make(chan string, 64), stored: make(map[string]*stored)}
+		changed: make(chan string, 64), stored: make(map[string]*stored), removed: make(map[string]bool)}
 }
 
 // recordName is the name of a key's record. It tells neither provider nor id,
@@ -125,22 +132,29 @@ func (s *Store) Load(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.behind = false
-	var missing, touched []string
+	var touched []string
+	var asked []string // of the leader
 	for name := range s.stored {
 		if _, ok := all[name]; !ok {
-			missing = append(missing, name)
+			asked = append(asked, name) // which a replica that lags behind may just not have yet
+		}
+	}
+	for name := range s.removed {
+		if _, ok := all[name]; ok {
+			asked = append(asked, name) // which it may just still have
+			delete(all, name)
 		}
 	}
 	s.mu.Unlock()
-	for _, name := range missing { // which a replica that lags behind may just not have yet
-		if err := s.refresh(ctx, name); err != nil {
-			return err
-		}
-	}
 	for name, r := range all {
 		touched = append(touched, s.take(ctx, name, r))
 	}
 	s.give(touched)
+	for _, name := range asked {
+		if err := s.refresh(ctx, name); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -151,7 +165,7 @@ func (s *Store) take(ctx context.Context, name string, r Record) (provider strin
 	s.mu.Lock()
 	was := s.stored[name]
 	s.mu.Unlock()
-	if was != nil && was.sum == n.sum && was.err == nil {
+	if was != nil && was.sum == n.sum && was.err == nil && !was.key.wiped() {
 		return ""
 	}
 	n.sealed, n.err = ParseSealed(r.Value)
@@ -195,6 +209,7 @@ func (s *Store) take(ctx context.Context, name string, r Record) (provider strin
 		n.key = was.key
 	}
 	s.stored[name] = n
+	delete(s.removed, name)
 	if n.sealed == nil {
 		return ""
 	}
@@ -206,6 +221,10 @@ func (s *Store) take(ctx context.Context, name string, r Record) (provider strin
 func (s *Store) forget(name string) (provider string) {
 	was := s.stored[name]
 	delete(s.stored, name)
+	if len(s.removed) >= maxRemoved {
+		clear(s.removed)
+	}
+	s.removed[name] = true
 	if was == nil || was.sealed == nil {
 		return ""
 	}
@@ -223,7 +242,7 @@ func (s *Store) give(providers []string) {
 		s.mu.Lock()
 		var entries []Entry
 		for _, name := range slices.Sorted(maps.Keys(s.stored)) {
-			if n := s.stored[name]; n.key != nil && n.sealed.Provider == provider {
+			if n := s.stored[name]; n.key != nil && !n.key.wiped() && n.sealed.Provider == provider {
 				entries = append(entries, Entry{ID: n.sealed.ID, Weight: n.sealed.Weight, Key: n.key})
 			}
 		}
@@ -247,6 +266,7 @@ func (s *Store) Changed(name string) {
 // Run keeps the rings as the records are until ctx ends, and seals those anew
 // that are not under the first master key.
 func (s *Store) Run(ctx context.Context) {
+	said := ""               // by the last reading, so that a store that is away for long is told of once
 	wait := time.NewTimer(0) // what is under an old master key shouldn't be for long
 	defer wait.Stop()
 	for {
@@ -263,8 +283,15 @@ func (s *Store) Run(ctx context.Context) {
 			if err == nil {
 				err = s.reseal(ctx)
 			}
-			if err != nil && ctx.Err() == nil {
-				s.log.Warn().Err(err).Msg("the stored keys of providers; this is tried again")
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil && err.Error() != said:
+				said = err.Error()
+				s.log.Warn().Err(err).Msg("the stored keys of providers can't be read or sealed anew; this is tried again, and those that are known are used on")
+			case err == nil && said != "":
+				said = ""
+				s.log.Info().Msg("the stored keys of providers can be read again")
 			}
 			next := s.reload
 			s.mu.Lock()

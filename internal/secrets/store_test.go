@@ -22,7 +22,8 @@ type bucket struct {
 	records  map[string]secrets.Record
 	revision uint64
 	stores   []*secrets.Store
-	deaf     bool // announcements are lost
+	deaf     bool                      // announcements are lost
+	lag      map[string]secrets.Record // what the list shows in the place of what there is, unless nil
 	err      error
 }
 
@@ -31,6 +32,9 @@ var _ secrets.Bucket = (*bucket)(nil)
 func (b *bucket) Records(context.Context) (map[string]secrets.Record, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.lag != nil {
+		return maps.Clone(b.lag), b.err
+	}
 	return maps.Clone(b.records), b.err
 }
 
@@ -249,6 +253,84 @@ func TestKeysGoOnWhileTheStoreIsAway(t *testing.T) {
 		}
 		if err := s.Set(t.Context(), "claude", "b", 1, key(t, "sk-other-0123456789"), ""); err == nil {
 			t.Error("a key was set without a store")
+		}
+	})
+}
+
+func TestAStoreThatIsAwayIsToldOfOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{records: make(map[string]secrets.Record)}
+		var log strings.Builder
+		node(t, b, &log, masterOne)
+		synctest.Wait()
+		away := func(err error) {
+			b.mu.Lock()
+			b.err = err
+			b.mu.Unlock()
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+		}
+		away(errors.New("no quorum"))
+		away(nil)
+		if got := log.String(); strings.Count(got, "no quorum") != 1 || strings.Count(got, "again") != 2 {
+			t.Errorf("the log: %s", got)
+		}
+	})
+}
+
+func TestAKeyThatWasRemovedDoesNotComeBackFromAReplicaThatLags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{records: make(map[string]secrets.Record)}
+		s, rings := node(t, b, nil, masterOne)
+		set := func() {
+			if err := s.Set(t.Context(), "claude", "a", 1, key(t, "sk-canary-0123456789"), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set()
+		b.mu.Lock()
+		b.lag = maps.Clone(b.records)
+		b.mu.Unlock()
+		if err := s.Delete(t.Context(), "claude", "a"); err != nil {
+			t.Fatal(err)
+		}
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			if got := texts(rings["claude"]); got != "" {
+				t.Fatalf("it is there again: %q", got)
+			}
+		}
+		set()
+		if texts(rings["claude"]) == "" {
+			t.Error("it can't be set again")
+		}
+	})
+}
+
+func TestAStoredKeyForWhichThereWasNoPlaceIsUsedOnceThereIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{records: make(map[string]secrets.Record)}
+		one, _ := node(t, b, nil, masterOne)
+		_, rings := node(t, b, nil, masterOne)
+		var full []secrets.Entry
+		for i := range secrets.MaxKeys {
+			full = append(full, secrets.Entry{ID: fmt.Sprintf("file:a.%d", i), Key: key(t, fmt.Sprintf("sk-canary-file-%d", i))})
+		}
+		if err := rings["claude"].Set("file:a", full); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.Set(t.Context(), "claude", "a", 1, key(t, "sk-canary-0123456789"), ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := rings["claude"].Set("file:a", nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(secrets.DefaultReload + time.Second)
+		synctest.Wait()
+		if got := texts(rings["claude"]); got != "a=sk-canary-0123456789" {
+			t.Errorf("the ring has %q", got)
 		}
 	})
 }

@@ -17,6 +17,11 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// deniedPause is how long no new token is got for what a fresh one was refused
+// for: each is a lease that Vault keeps, and a key that may not be read is asked
+// for every few seconds. A role that gets a policy more gives it to new tokens.
+const deniedPause = 5 * time.Minute
+
 // maxVaultAnswer bounds an answer of Vault.
 const maxVaultAnswer = 1 << 20
 
@@ -65,6 +70,9 @@ type Vault struct {
 	// until is when the token is to be replaced; zero for one that doesn't end.
 	until time.Time // guarded by mu
 	in    bool      // guarded by mu: there is a token
+	// denied is what even a fresh token was refused for, and when. There are as
+	// many as there are keys.
+	denied map[string]time.Time // guarded by mu
 }
 
 // NewVault returns a Vault that has not been called yet.
@@ -86,7 +94,7 @@ func NewVault(o VaultOptions) (*Vault, error) {
 	if o.Namespace != "" {
 		client.SetNamespace(o.Namespace)
 	}
-	return &Vault{o: o, client: client}, nil
+	return &Vault{o: o, client: client, denied: make(map[string]time.Time)}, nil
 }
 
 // Close ends the connections. Nothing may be asked after.
@@ -159,13 +167,29 @@ func (v *Vault) call(ctx context.Context, what string, do func(context.Context, 
 			return do(ctx, client)
 		}()
 		if err == nil {
+			v.mu.Lock()
+			delete(v.denied, what)
+			v.mu.Unlock()
 			return nil
 		}
 		err = vaultError(what, err)
-		if again || statusOf(err) != http.StatusForbidden {
+		if statusOf(err) != http.StatusForbidden || v.deny(what, again) {
 			return err
 		}
 	}
+}
+
+// deny reports whether another token is no use for what was just forbidden,
+// with a fresh one or not.
+func (v *Vault) deny(what string, fresh bool) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if fresh {
+		v.denied[what] = time.Now()
+		return true
+	}
+	at, ok := v.denied[what]
+	return ok && time.Since(at) < deniedPause
 }
 
 // loggedIn returns a client with a token: the one that is there, unless it is

@@ -40,6 +40,7 @@ type vault struct {
 	slow    chan struct{}             // guarded by mu: what answers wait for, unless nil
 	logins  int                       // guarded by mu
 	valid   map[string]bool           // guarded by mu: tokens
+	denied  string                    // MOUNT/PATH that no token may read
 	lease   int                       // guarded by mu: seconds
 	sealing cipher.AEAD
 }
@@ -120,6 +121,10 @@ func (v *vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say(http.StatusOK, map[string]any{"data": map[string]any{"plaintext": base64.StdEncoding.EncodeToString(text)}})
 	default:
 		mount, name, _ := strings.Cut(path, "/data/")
+		if v.denied != "" && mount+"/"+name == v.denied {
+			refuse(http.StatusForbidden, "permission denied")
+			return
+		}
 		data, ok := v.data[mount+"/"+name]
 		if !ok {
 			refuse(http.StatusNotFound, "")
@@ -200,6 +205,27 @@ func TestATokenThatVaultRefusesIsReplacedOnce(t *testing.T) {
 	}
 }
 
+func TestAKeyThatMayNotBeReadCostsNoTokenEachTime(t *testing.T) {
+	v := newVault(t)
+	v.data["secret/athena"] = map[string]any{"claude": "sk-canary-0123456789"}
+	v.denied = "secret/others"
+	c := v.client(func(o *secrets.VaultOptions) { o.Token, o.RoleID, o.SecretID = "", "athena", vaultSecret })
+	r := secrets.NewRing("claude", nil)
+	keys := []secrets.VaultKey{{Ring: r, ID: "vault:1", Path: "secret/athena#claude"}, {Ring: r, ID: "vault:2", Path: "secret/others#claude"}}
+	for range 20 {
+		if err := c.Load(t.Context(), keys); err == nil || !strings.Contains(err.Error(), "permission denied") || r.Len() != 1 {
+			t.Fatalf("%v, and %d keys", err, r.Len())
+		}
+	}
+	if v.logins != 2 {
+		t.Errorf("%d logins, want the first and one to try again", v.logins)
+	}
+	v.do(func() { clear(v.valid) }) // the token was revoked, which the other key shows
+	if err := c.Load(t.Context(), keys[:1]); err != nil || v.logins != 3 {
+		t.Errorf("%v after %d logins, want 3", err, v.logins)
+	}
+}
+
 func TestKeysGoOnWhileVaultIsAwayAndTellNothing(t *testing.T) {
 	v := newVault(t)
 	v.data["secret/athena"] = map[string]any{"claude": "sk-canary-0123456789"}
@@ -267,7 +293,7 @@ func TestVaultsTransitEngineIsAMasterKeyThatStaysThere(t *testing.T) {
 		t.Errorf("moved: %v", err)
 	}
 	v.do(func() { v.status = http.StatusServiceUnavailable })
-	if _, err := open(t, b, []secrets.Master{m}); err == nil || errors.Is(err, secrets.ErrSealed) {
+	if _, err := open(t, b, []secrets.Master{m}); !errors.Is(err, secrets.ErrMaster) || errors.Is(err, secrets.ErrSealed) {
 		t.Errorf("while Vault is sealed: %v; want an error that passes", err)
 	}
 }

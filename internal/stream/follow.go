@@ -45,6 +45,7 @@ type follower struct {
 	catching bool          // a goroutine fetches what the feed lacks
 	owned    bool          // the newest question was answered by an owner
 	logged   bool          // the newest event came from the log
+	confirms bool          // the stream's end is compared with the log's, or was
 	wait     time.Duration // until the next question, where it wasn't
 	timer    *time.Timer   // asks again; nil until watch
 	wg       sync.WaitGroup
@@ -237,7 +238,9 @@ func (n *Node) Refresh(ctx context.Context, feed *hub.Feed) error {
 	if f == nil || f.feed != feed {
 		return nil // written here, or ended: the feed is the authority
 	}
-	if _, err := f.catchUpOnce(ctx); n.opts.Sole {
+	_, err := f.catchUpOnce(ctx)
+	f.settle()
+	if n.opts.Sole {
 		return err
 	}
 	return nil // Beyond knows what to make of an error
@@ -263,6 +266,15 @@ func (f *follower) unsubscribe() {
 	defer f.node.mu.Unlock()
 	if f.node.followers[f.feed.ID()] == f {
 		delete(f.node.followers, f.feed.ID())
+	}
+}
+
+// settle is to be called after events were fetched for a client: they may have
+// brought the stream's end.
+func (f *follower) settle() {
+	if _, ended := f.feed.Head(); ended {
+		f.unsubscribe()
+		f.confirm()
 	}
 }
 

@@ -47,6 +47,7 @@ func (n *Node) Beyond(ctx context.Context, feed *hub.Feed, _ uint64) error {
 	// Only an owner that answers now, with what the feed had before and what the
 	// log does not go beyond, proves that there is no more.
 	owned, err := f.catchUpOnce(ctx)
+	f.settle()
 	if err != nil || !owned {
 		return hub.ErrHeadUnknown
 	}
@@ -114,9 +115,10 @@ const (
 // to give it to others for as long as it is remembered.
 func (f *follower) confirm() {
 	f.mu.Lock()
-	logged := f.logged
+	known := f.logged || f.confirms
+	f.confirms = true
 	f.mu.Unlock()
-	if n := f.node; !logged && !n.opts.Sole {
+	if n := f.node; !known && !n.opts.Sole {
 		n.start(func() { n.confirmEnd(f.feed) })
 	}
 }

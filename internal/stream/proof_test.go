@@ -34,6 +34,39 @@ func TestAnEndThatCouldNotBeStoredIsForgottenByThoseWhoFollowedIt(t *testing.T) 
 	watches(t, w.ID()).ends(c, anew)
 }
 
+func TestAnEndThatCouldNotBeStoredIsForgottenByWhoAskedForIt(t *testing.T) {
+	o := fast
+	o.CheckInterval = time.Hour // it is the client's cursor that makes c ask
+	ps := peers(t, o, "a", "b", "c")
+	a, b, c := ps[0], ps[1], ps[2]
+	w := a.create()
+	start(t, w)
+	text := say(t, w, 1, 4, "stored")
+	a.logged(w.ID(), 5)
+	watches(t, w.ID()).reaches(c, 5)
+	early := watches(t, w.ID())
+	subscribed := c.bus.subscribe.Load()
+	c.bus.deaf.Store(true)
+	a.bus.away.Store(true)
+	text += say(t, w, 1, 4, "unstored")
+	early.reaches(a, 9)
+	complete(t, w)
+	early.ends(c, text)
+
+	eventually(t, "a stream that has ended is not subscribed to", func() bool { return c.bus.subscribe.Load() < subscribed })
+	again := resume(t, b.takeOver(w.ID()), 2)
+	anew := say(t, again, 2, 3, "anew")
+	complete(t, again)
+	eventually(t, "who comes later gets the end that the log has", func() bool {
+		v := watches(t, w.ID())
+		if _, refused := v.poll(c, time.Second); refused != nil {
+			t.Fatalf("refused: %v", refused)
+		}
+		return v.tr.Terminal() != nil && v.tr.Terminal().Seq > covered
+	})
+	watches(t, w.ID()).ends(c, anew)
+}
+
 func TestACursorIsNotRefusedOnTheWordOfAReplicaThatLags(t *testing.T) {
 	ps := peers(t, fast, "a", "b", "c")
 	a, b, c := ps[0], ps[1], ps[2]

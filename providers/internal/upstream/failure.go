@@ -241,7 +241,9 @@ var (
 	urlQuery = regexp.MustCompile(`(https?://[^\s?"'<>]*)\?[^\s"'<>]*`)
 	urlUser  = regexp.MustCompile(`(https?://)[^\s/@"'<>]+@`)
 	keyLike  = regexp.MustCompile(`\b(?:sk|pk|rk)-[A-Za-z0-9_*.\-]{4,}`)
-	bearer   = regexp.MustCompile(`(?i)\bbearer\s+[^\s"',]+`)
+	// keyMasked is what providers show of a key: some of its first and last characters.
+	keyMasked = regexp.MustCompile(`[A-Za-z0-9_-]+\*{3,}[A-Za-z0-9_-]*|\*{3,}[A-Za-z0-9_-]+`)
+	bearer    = regexp.MustCompile(`(?i)\bbearer\s+[^\s"',]+`)
 )
 
 // minSecret is how long a secret, or a part of one, is that is worth hiding:
@@ -261,6 +263,7 @@ func scrub(s string, secrets []string) string {
 	s = urlQuery.ReplaceAllString(s, "$1")
 	s = urlUser.ReplaceAllString(s, "$1")
 	s = keyLike.ReplaceAllString(s, hidden)
+	s = keyMasked.ReplaceAllString(s, hidden)
 	return bearer.ReplaceAllString(s, "Bearer "+hidden)
 }
 

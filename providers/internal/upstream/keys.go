@@ -80,9 +80,9 @@ func (c *Client) try(held *Held, do func(Held) error) (Held, error) {
 		}
 		h.more = ok && c.keys.More(&tried)
 		err := do(h)
-		again := h.more
-		if f, ok := errors.AsType[final](err); ok {
-			err, again = f.error, false
+		f, over := errors.AsType[final](err)
+		if over {
+			err = f.error
 		}
 		err = c.judge(use, err)
 		if err == nil {
@@ -91,10 +91,10 @@ func (c *Client) try(held *Held, do func(Held) error) (Held, error) {
 			}
 			return h, nil
 		}
-		if e, ok := errors.AsType[*protocol.Error](err); !again || !ok || !secrets.KeyFault(e.Code) {
+		if e, ok := errors.AsType[*protocol.Error](err); over || !ok || !secrets.KeyFault(e.Code) {
 			return Held{}, c.soonest(err)
 		}
-		last = err
+		last = err // unless there is another key, which may have come during the call
 	}
 }
 

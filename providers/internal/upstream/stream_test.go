@@ -103,12 +103,13 @@ func TestRetryAfterIsReadInEachForm(t *testing.T) {
 
 func TestWordsOfAProviderAreClippedAndScrubbed(t *testing.T) {
 	for in, want := range map[string]string{
-		"line\nnext\x00\x1b[31m":                  "line next  [31m",
-		" key my-secret in sk-ant-api03-abc**yz ": "key [hidden] in [hidden]",
-		"see https://h/p?token=1&b=2, then":       "see https://h/p then",
-		"Authorization: bearer abc.def":           "Authorization: Bearer [hidden]",
-		"http://me:pw@h/":                         "http://h/",
-		strings.Repeat("é", 400):                  strings.Repeat("é", 250) + "…",
+		"line\nnext\x00\x1b[31m":                   "line next  [31m",
+		" key my-secret in sk-ant-api03-abc**yz ":  "key [hidden] in [hidden]",
+		"key gsk_ab****wxyz, or ****1234 or **b**": "key [hidden], or [hidden] or **b**",
+		"see https://h/p?token=1&b=2, then":        "see https://h/p then",
+		"Authorization: bearer abc.def":            "Authorization: Bearer [hidden]",
+		"http://me:pw@h/":                          "http://h/",
+		strings.Repeat("é", 400):                   strings.Repeat("é", 250) + "…",
 	} {
 		if got := scrub(clip(in), []string{"my-secret"}); got != want {
 			t.Errorf("%q became %q, want %q", in, got, want)
