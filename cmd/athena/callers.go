@@ -42,7 +42,8 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 	}
 	refused := &refusals{log: log}
 	o := auth.Options{AllowAnonymous: len(keys) == 0 && !cfg.RequireAuth, Stored: n.keyring, JWT: tokens, Grace: cfg.AuthGrace,
-		OnFailure: func(_ context.Context, f auth.Failure) {
+		OnFailure: func(ctx context.Context, f auth.Failure) {
+			n.limits.gateway.Refused(ctx, f)
 			n.metrics.Refused(string(f))
 			refused.note(f)
 		}}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/internal/analysis"
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
@@ -138,6 +139,7 @@ type (
 		RequestID      string            `json:"request_id,omitempty"`
 		Owner          string            `json:"owner,omitempty"`
 		Tenant         string            `json:"tenant,omitempty"`
+		Credential     string            `json:"credential,omitempty"`
 	}
 	startAnswer struct {
 		Stream  string          `json:"stream,omitempty"`
@@ -162,7 +164,9 @@ func (n *node) serveStarts() (stop func(), err error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 		defer cancel()
-		id, created, err := n.jobs.startHere(ctx, q.Request, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant})
+		ctx = auth.NewContext(ctx, ownerOf(q.Owner, q.Credential)) // whose limits hold here, too
+		id, created, err := n.jobs.startHere(ctx, q.Request, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant,
+			Credential: q.Credential})
 		if err != nil {
 			return encode(startAnswer{Error: protocol.AsError(err)})
 		}
@@ -176,7 +180,7 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 	if n.cluster == nil {
 		return "", false, false
 	}
-	question := encode(startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant})
+	question := encode(startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant, Credential: o.Credential})
 	others := n.cluster.Up()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for _, other := range others[:min(len(others), forwardTries)] {
@@ -252,6 +256,7 @@ func (n *node) resume(ctx context.Context, t *stream.Takeover, lost stream.Lost,
 	}
 	return n.analyses.Resume(ctx, analysis.Resumption{
 		ID: lost.ID, Kept: kept, Past: t.Past(), From: lost.Node, Reason: reason,
+		Hold: func(i analysis.Info) (leave func()) { return n.limits.gateway.Hold(ownerOf(i.Owner, i.Credential)) },
 		Writer: func(ctx context.Context, f *protocol.Failover) (analysis.Writer, error) {
 			w, err := t.Resume(ctx, f)
 			if err != nil {

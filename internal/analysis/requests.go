@@ -48,10 +48,12 @@ const keptVersion = 1
 // The keys under which equal requests share it, and under which its answer is
 // cached, follow from request and owner.
 type keptRequest struct {
-	Version   int               `json:"version"`
-	Request   *protocol.Request `json:"request"`
-	Owner     string            `json:"owner,omitempty"`
-	RequestID string            `json:"request_id,omitempty"`
+	Version int               `json:"version"`
+	Request *protocol.Request `json:"request"`
+	Owner   string            `json:"owner,omitempty"`
+	// Credential is the id of what the owner came with, for its limits.
+	Credential string `json:"credential,omitempty"`
+	RequestID  string `json:"request_id,omitempty"`
 	// Started is when the job started, on the node where it did.
 	Started time.Time `json:"started"`
 	// Interest is how many clients have started or joined it and not cancelled. It
@@ -226,7 +228,7 @@ func (c *custody) store(ctx context.Context) error {
 // put writes the record. Called with the turn.
 func (c *custody) put(ctx context.Context, interest int) error {
 	j := c.j
-	b, err := json.Marshal(keptRequest{Version: keptVersion, Request: j.req, Owner: j.info.Owner, RequestID: j.info.RequestID,
+	b, err := json.Marshal(keptRequest{Version: keptVersion, Request: j.req, Owner: j.info.Owner, Credential: j.info.Credential, RequestID: j.info.RequestID,
 		Started: j.info.Started, Interest: interest})
 	if err != nil {
 		return err

@@ -95,8 +95,7 @@ type Info struct {
 	Analysis protocol.AnalysisKind
 	Language string
 	Owner    string
-	// Credential is the owner's; "" where nothing is known of it, as of a job that
-	// another node has begun.
+	// Credential is the owner's; "" where nothing is known of it.
 	Credential string
 	RequestID  string
 	Started    time.Time

@@ -143,6 +143,19 @@ func (id Identity) Owner() string {
 	return id.Name
 }
 
+// loneTenant begins what a caller without a tenant counts for, as if it were one of
+// its own.
+const loneTenant = "~"
+
+// CountsFor is the tenant that the caller counts for: its own or, where its
+// credential names none, itself.
+func (id Identity) CountsFor() string {
+	if id.Tenant != "" {
+		return id.Tenant
+	}
+	return loneTenant + id.Name
+}
+
 // SplitOwner tells the tenant of what Owner returned, or else the caller.
 func SplitOwner(owner string) (tenant, caller string) {
 	if tenant, ok := strings.CutPrefix(owner, ownerPrefix); ok {
@@ -162,6 +175,9 @@ func (id Identity) sameCaller(before Identity) bool {
 	return id.Name == before.Name && id.Tenant == before.Tenant && id.Stream == before.Stream && kind(id) == kind(before)
 }
 
+// ByToken reports whether the caller came with a token of an identity provider.
+func (id Identity) ByToken() bool { return strings.HasPrefix(id.Credential, jwtKind) }
+
 // maxNameBytes bounds the names of keys, tenants and subjects.
 const maxNameBytes = 128
 
@@ -175,6 +191,9 @@ func checkName(what, name string) error {
 		if c < ' ' || c == 0x7f || c == '�' {
 			return fmt.Errorf("the %s %.80q has a character in it that can't be shown", what, name)
 		}
+	}
+	if what == "tenant" && strings.HasPrefix(name, loneTenant) {
+		return fmt.Errorf("the tenant must not begin with %q, which stands for callers without one", loneTenant)
 	}
 	if strings.HasPrefix(name, ownerPrefix) {
 		return fmt.Errorf("the %s must not begin with %q", what, ownerPrefix)

@@ -289,8 +289,8 @@ func (c *Commands) Cancel(ctx context.Context, stream string) (err error) {
 // caller's.
 func (c *Commands) Authenticate(ctx context.Context, token string) (err error) {
 	defer func() { c.record(ctx, protocol.CommandAuthenticate, "", "", err) }()
-	if err = c.Auth.Renew(ctx, token); err != nil && protocol.AsError(err).Code == protocol.CodeUnauthorized {
-		c.Limits.Unknown(ctx)
+	if err := c.Limits.mayTry(ctx, token); err != nil {
+		return err
 	}
-	return err
+	return c.Auth.Renew(ctx, token) // which tells Limits of a failure
 }
