@@ -34,6 +34,14 @@ type Commands interface {
 	Authenticate(ctx context.Context, token string) error
 }
 
+// A SubscriptionWatcher is Commands that want to know what became of each
+// subscription that they allowed.
+type SubscriptionWatcher interface {
+	// Subscribed is told of the stream, and why it is not watched after all; nil if
+	// it is.
+	Subscribed(ctx context.Context, stream string, err error)
+}
+
 // A Credential is what a client is there by.
 type Credential interface {
 	// Watch calls end, at most once, when the credential is no longer good, with a

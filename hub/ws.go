@@ -172,23 +172,11 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		if err := h.opts.Commands.Subscribe(ctx, c.Stream); err != nil {
 			return err
 		}
-		if err := h.room(s, c.Stream); err != nil {
-			return err
+		err := h.watch(ctx, s, c)
+		if w, ok := h.opts.Commands.(SubscriptionWatcher); ok {
+			w.Subscribed(ctx, c.Stream, err)
 		}
-		sub, err := h.subscribe(ctx, protocol.Cursor{Stream: c.Stream, After: c.After}, s)
-		if err != nil {
-			return err
-		}
-		// A client that comes from another node may know more than this one yet.
-		head, _ := sub.feed.Head()
-		head = max(head, c.After)
-		m := &protocol.Message{Type: protocol.MessageSubscribed, ID: c.ID, Stream: c.Stream, Head: &head}
-		if sub.done() { // nothing follows: the subscription is over before it begins
-			h.unsubscribe(sub)
-			s.tell(m)
-			return nil
-		}
-		s.add(sub, m)
+		return err
 	case protocol.CommandUnsubscribe:
 		m := &protocol.Message{Type: protocol.MessageUnsubscribed, ID: c.ID, Stream: c.Stream}
 		if _, sub := s.streams(c.Stream); sub == nil || !s.remove(sub, m) {
@@ -205,6 +193,28 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		}
 		s.tell(&protocol.Message{Type: protocol.MessageAccepted, ID: c.ID})
 	}
+	return nil
+}
+
+// watch subscribes the session to a stream that its client may watch.
+func (h *Hub) watch(ctx context.Context, s *session, c *protocol.Command) error {
+	if err := h.room(s, c.Stream); err != nil {
+		return err
+	}
+	sub, err := h.subscribe(ctx, protocol.Cursor{Stream: c.Stream, After: c.After}, s)
+	if err != nil {
+		return err
+	}
+	// A client that comes from another node may know more than this one yet.
+	head, _ := sub.feed.Head()
+	head = max(head, c.After)
+	m := &protocol.Message{Type: protocol.MessageSubscribed, ID: c.ID, Stream: c.Stream, Head: &head}
+	if sub.done() { // nothing follows: the subscription is over before it begins
+		h.unsubscribe(sub)
+		s.tell(m)
+		return nil
+	}
+	s.add(sub, m)
 	return nil
 }
 

@@ -19,6 +19,8 @@ var (
 	_ auth.KeyStore  = backbone.Credentials{}
 	_ gateway.Keys   = (*auth.Keyring)(nil)
 	_ hub.Credential = (*auth.Hold)(nil)
+
+	_ hub.SubscriptionWatcher = (*gateway.Commands)(nil)
 )
 
 // openCallers makes what knows who is calling.

@@ -255,7 +255,11 @@ func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, 
 
 // Subscribe lets the caller watch a stream, if it may.
 func (c *Commands) Subscribe(ctx context.Context, stream string) (err error) {
-	defer func() { c.record(ctx, protocol.CommandSubscribe, stream, "", err) }()
+	defer func() {
+		if err != nil { // else Subscribed is told
+			c.Subscribed(ctx, stream, err)
+		}
+	}()
 	if err := caller(ctx).Allow(auth.ScopeRead); err != nil {
 		return err
 	}
@@ -263,6 +267,11 @@ func (c *Commands) Subscribe(ctx context.Context, stream string) (err error) {
 		return nil // the hub says so
 	}
 	return mayKnow(ctx, stream)
+}
+
+// Subscribed records what became of a subscription (hub.SubscriptionWatcher).
+func (c *Commands) Subscribed(ctx context.Context, stream string, err error) {
+	c.record(ctx, protocol.CommandSubscribe, stream, "", err)
 }
 
 // Cancel ends one.
