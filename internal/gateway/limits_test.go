@@ -141,7 +141,7 @@ func TestExpiredTokensDoNotBlockTheirAddressAndForgedOnesDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	limits := everyLimit(func(o *gateway.LimitOptions) {
-		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 3})
+		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 3, Block: time.Hour, BlockMax: time.Hour})
 	})
 	authn, err := auth.New(nil, auth.Options{JWT: tokens, OnFailure: limits.Refused})
 	if err != nil {
