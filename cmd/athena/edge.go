@@ -254,6 +254,9 @@ func (e *edge) recordEnd(end analysis.JobEnd) {
 	tenant, name := auth.SplitOwner(end.Owner)
 	ev := audit.Event{Kind: audit.KindAnalysis, Caller: name, Tenant: tenant, Stream: end.ID, RequestID: end.RequestID, TookMS: end.Took.Milliseconds(),
 		Provider: end.Provider, Model: end.Model, Attempts: end.Attempts, Usage: &end.Usage}
+	if end.Owner != "" { // else it is an address
+		ev.Credential = end.Credential
+	}
 	switch {
 	case end.HandedOver:
 		ev.Outcome = "handed_over"
