@@ -161,6 +161,7 @@ type Hub struct {
 	drained  chan struct{} // closed when draining begins
 	window   time.Duration // over which clients are asked to move; set before drained is closed
 	places   atomic.Int64  // connections that were admitted and have not left
+	refusals atomic.Int64  // those of them whose callers are told that they have too many
 	now      atomic.Int64  // sinceStart, as of the heart's last tick
 
 	mu       sync.Mutex

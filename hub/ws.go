@@ -19,8 +19,8 @@ import (
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	leave, err := h.admit(r.Context(), protocol.TransportWebSocket)
 	limited, _ := errors.AsType[*callerLimitError](err)
-	if limited != nil { // is told so on the WebSocket
-		leave, err = h.leave, h.admitHere()
+	if limited != nil && h.admitRefusal() == nil { // is told so on the WebSocket
+		leave, err = h.leaveRefusal, nil
 	}
 	if err != nil {
 		h.refuse(w, r, err)
