@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"crypto/rand"
 	"net/http"
 	"strings"
 	"testing"
@@ -170,5 +171,53 @@ func TestExpiredTokensDoNotBlockTheirAddressAndForgedOnesDo(t *testing.T) {
 	}
 	if got := ask(time.Hour+time.Second, secret); got != 429 {
 		t.Errorf("after forged ones: %d", got)
+	}
+}
+
+func TestABlockedAddressRenewsTokensOverAConnectionAndGuessesNoKeys(t *testing.T) {
+	secret := []byte("a secret of 32 bytes, or of more")
+	tokens, err := auth.NewJWT(auth.JWTOptions{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := everyLimit(func(o *gateway.LimitOptions) {
+		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 1, Block: time.Hour, BlockMax: time.Hour})
+	})
+	authn, err := auth.New(nil, auth.Options{JWT: tokens, OnFailure: limits.Refused})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := func() string {
+		text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ada", "exp": time.Now().Add(time.Hour).Unix(), "jti": rand.Text()}).SignedString(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	commands := &gateway.Commands{Auth: authn, Limits: limits}
+	n := start(t, true, func(o *gateway.Options) {
+		o.Auth, o.Limits = authn, limits
+		// A command of a connection has the context of the request that opened it.
+		o.MetricsHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for i, c := range []struct {
+				token string
+				want  protocol.Code
+			}{{"guess", protocol.CodeUnauthorized}, {"guess", protocol.CodeUnauthorized}, {"guess", protocol.CodeRateLimited}, {fresh(), ""}, {"guess", protocol.CodeRateLimited}} {
+				got := protocol.Code("")
+				if err := commands.Authenticate(r.Context(), c.token); err != nil {
+					got = protocol.AsError(err).Code
+				}
+				if got != c.want {
+					t.Errorf("%d: %q, want %q", i, got, c.want)
+				}
+			}
+		})
+	})
+	text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ada", "exp": time.Now().Add(time.Hour).Unix(), "scope": "admin"}).SignedString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := n.do("GET", "/metrics", "", "Authorization", "Bearer "+text); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
