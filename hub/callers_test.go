@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/athena-hub/athena/hub"
 	"github.com/athena-hub/athena/protocol"
 )
@@ -100,4 +102,26 @@ func TestWhoWaitsForAResultGivesOnePlaceBack(t *testing.T) {
 		t.Errorf("%d connections, where there is one", n)
 	}
 	p.complete()
+}
+
+func TestWhoHasTooManyConnectionsCantFillTheNodeWithRefusals(t *testing.T) {
+	w := newWorld(t, hub.Options{Admit: func(context.Context, string) (func(), error) {
+		return nil, protocol.Errorf(protocol.CodeRateLimited, "your key has enough").WithRetryAfter(3 * time.Second)
+	}}, hub.FeedLimits{})
+	refused := false
+	for range 150 { // none of which says goodbye
+		conn, resp, err := websocket.Dial(t.Context(), w.url+"/v1/ws", nil)
+		if err == nil {
+			defer conn.CloseNow()
+			continue
+		}
+		if resp == nil || resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "3" {
+			t.Fatalf("%v, %+v", err, resp)
+		}
+		refused = true
+	}
+	if !refused {
+		t.Error("150 WebSockets are open only to be told that they may not be")
+	}
+	eventually(t, "every place was given back", func() bool { return w.hub.Connections() == 0 })
 }

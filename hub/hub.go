@@ -35,6 +35,14 @@ type Commands interface {
 	Authenticate(ctx context.Context, token string) error
 }
 
+// A SubscriptionWatcher is Commands that want to know what became of each
+// subscription that they allowed.
+type SubscriptionWatcher interface {
+	// Subscribed is told of the stream, and why it is not watched after all; nil if
+	// it is.
+	Subscribed(ctx context.Context, stream string, err error)
+}
+
 // A Credential is what a client is there by.
 type Credential interface {
 	// Watch calls end, at most once, when the credential is no longer good, with a
@@ -154,6 +162,7 @@ type Hub struct {
 	drained  chan struct{} // closed when draining begins
 	window   time.Duration // over which clients are asked to move; set before drained is closed
 	places   atomic.Int64  // connections that were admitted and have not left
+	refusals atomic.Int64  // those of them whose callers are told that they have too many
 	now      atomic.Int64  // sinceStart, as of the heart's last tick
 
 	mu       sync.Mutex

@@ -46,6 +46,30 @@ func (h *Hub) admitHere() error {
 
 func (h *Hub) leave() { h.places.Add(-1) }
 
+// maxRefusals bounds the WebSockets that are open only to be told that their caller
+// has too many. It takes a client that doesn't answer some seconds to be rid of, and
+// no one caller is to fill the node with these.
+const maxRefusals = 100
+
+// admitRefusal gives a WebSocket its place until it is told, which leaveRefusal gives
+// back.
+func (h *Hub) admitRefusal() error {
+	if h.refusals.Add(1) > maxRefusals {
+		h.refusals.Add(-1)
+		return protocol.Errorf(protocol.CodeOverloaded, "%d connections are being refused", maxRefusals)
+	}
+	err := h.admitHere()
+	if err != nil {
+		h.refusals.Add(-1)
+	}
+	return err
+}
+
+func (h *Hub) leaveRefusal() {
+	h.refusals.Add(-1)
+	h.leave()
+}
+
 // Admissible reports why a connection that came now, from the caller that ctx
 // carries, would have no place. It takes none: it is for who has something to do
 // before.

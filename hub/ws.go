@@ -19,8 +19,8 @@ import (
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	leave, err := h.admit(r.Context(), protocol.TransportWebSocket)
 	limited, _ := errors.AsType[*callerLimitError](err)
-	if limited != nil { // is told so on the WebSocket
-		leave, err = h.leave, h.admitHere()
+	if limited != nil && h.admitRefusal() == nil { // is told so on the WebSocket
+		leave, err = h.leaveRefusal, nil
 	}
 	if err != nil {
 		h.refuse(w, r, err)
@@ -176,23 +176,11 @@ func (h *Hub) do(ctx context.Context, s *session, c *protocol.Command) error {
 		if err := h.opts.Commands.Subscribe(ctx, c.Stream); err != nil {
 			return err
 		}
-		if err := h.room(s, c.Stream); err != nil {
-			return err
+		err := h.watch(ctx, s, c)
+		if w, ok := h.opts.Commands.(SubscriptionWatcher); ok {
+			w.Subscribed(ctx, c.Stream, err)
 		}
-		sub, err := h.subscribe(ctx, protocol.Cursor{Stream: c.Stream, After: c.After}, s)
-		if err != nil {
-			return err
-		}
-		// A client that comes from another node may know more than this one yet.
-		head, _ := sub.feed.Head()
-		head = max(head, c.After)
-		m := &protocol.Message{Type: protocol.MessageSubscribed, ID: c.ID, Stream: c.Stream, Head: &head}
-		if sub.done() { // nothing follows: the subscription is over before it begins
-			h.unsubscribe(sub)
-			s.tell(m)
-			return nil
-		}
-		s.add(sub, m)
+		return err
 	case protocol.CommandUnsubscribe:
 		m := &protocol.Message{Type: protocol.MessageUnsubscribed, ID: c.ID, Stream: c.Stream}
 		if _, sub := s.streams(c.Stream); sub == nil || !s.remove(sub, m) {
@@ -228,6 +216,28 @@ func (h *Hub) review(ctx context.Context, s *session) {
 			s.remove(sub, &protocol.Message{Type: protocol.MessageError, Stream: sub.feed.id, Error: protocol.AsError(err)})
 		}
 	}
+}
+
+// watch subscribes the session to a stream that its client may watch.
+func (h *Hub) watch(ctx context.Context, s *session, c *protocol.Command) error {
+	if err := h.room(s, c.Stream); err != nil {
+		return err
+	}
+	sub, err := h.subscribe(ctx, protocol.Cursor{Stream: c.Stream, After: c.After}, s)
+	if err != nil {
+		return err
+	}
+	// A client that comes from another node may know more than this one yet.
+	head, _ := sub.feed.Head()
+	head = max(head, c.After)
+	m := &protocol.Message{Type: protocol.MessageSubscribed, ID: c.ID, Stream: c.Stream, Head: &head}
+	if sub.done() { // nothing follows: the subscription is over before it begins
+		h.unsubscribe(sub)
+		s.tell(m)
+		return nil
+	}
+	s.add(sub, m)
+	return nil
 }
 
 // room reports why the session can't watch one more stream.

@@ -19,6 +19,8 @@ var (
 	_ auth.KeyStore  = backbone.Credentials{}
 	_ gateway.Keys   = (*auth.Keyring)(nil)
 	_ hub.Credential = (*auth.Hold)(nil)
+
+	_ hub.SubscriptionWatcher = (*gateway.Commands)(nil)
 )
 
 // openCallers makes what knows who is calling.
@@ -42,7 +44,8 @@ func (n *node) openCallers(ctx context.Context) (*auth.Authenticator, error) {
 	}
 	refused := &refusals{log: log}
 	o := auth.Options{AllowAnonymous: len(keys) == 0 && !cfg.RequireAuth, Stored: n.keyring, JWT: tokens, Grace: cfg.AuthGrace,
-		OnFailure: func(_ context.Context, f auth.Failure) {
+		OnFailure: func(ctx context.Context, f auth.Failure) {
+			n.limits.gateway.Refused(ctx, f)
 			n.metrics.Refused(string(f))
 			refused.note(f)
 		}}

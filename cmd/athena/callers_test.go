@@ -12,6 +12,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/analysis"
 	"github.com/athena-hub/athena/internal/auth"
+	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -39,16 +40,17 @@ func TestTheLogHearsOfRefusedCredentialsNowAndThen(t *testing.T) {
 func TestARequestThatIsPassedOnToAnotherNodeIsItsCallers(t *testing.T) {
 	ada := auth.Identity{Name: "ada", Tenant: "acme", Scopes: auth.ScopeAnalyze, Credential: "key:abcdefghijkl", Generation: 2, Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}
 	for name, id := range map[string]auth.Identity{"a key's": ada, "anybody's": auth.Anonymous} {
-		sent := analysis.StartOptions{IdempotencyKey: "k", RequestID: "r", Owner: id.Owner(), Tenant: id.Tenant, Credential: id.Credential}
+		there := auth.NewContext(t.Context(), id)
+		sent := analysis.StartOptions{IdempotencyKey: "k", RequestID: "r", Owner: id.Owner(), Tenant: id.Tenant, Credential: gateway.LimitKey(there)}
 		var q startQuestion
-		if err := json.Unmarshal(encode(askStart(auth.NewContext(t.Context(), id), &protocol.Request{Code: "x"}, sent)), &q); err != nil {
+		if err := json.Unmarshal(encode(askStart(&protocol.Request{Code: "x"}, sent)), &q); err != nil {
 			t.Fatal(err)
 		}
 		ctx, o := q.options(t.Context())
 		if o.IdempotencyKey != sent.IdempotencyKey || o.RequestID != sent.RequestID || o.Owner != sent.Owner || o.Tenant != sent.Tenant || o.Credential != sent.Credential {
 			t.Errorf("%s: %+v; want %+v", name, o, sent)
 		}
-		if got, known := auth.FromContext(ctx); known == id.Anonymous || known && got != id {
+		if got, _ := auth.FromContext(ctx); got.CountsFor() != id.CountsFor() || gateway.LimitKey(ctx) != sent.Credential {
 			t.Errorf("%s: the caller is %+v", name, got)
 		}
 	}

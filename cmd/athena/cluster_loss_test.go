@@ -171,6 +171,48 @@ func TestANodeThatLeavesHandsOverWhatItRuns(t *testing.T) {
 	g.wait(b, c)
 }
 
+// TestWhatANodeThatLeavesGivesToOthersCountsForItsOwnerThere ends a node that runs
+// an analysis and is asked for another one meanwhile, where each caller may have
+// two.
+func TestWhatANodeThatLeavesGivesToOthersCountsForItsOwnerThere(t *testing.T) {
+	t.Parallel()
+	g := together(t, abc, "--drain-timeout", "4s", "--limit-key-streams", "2")
+	a, b, c := g.nodes[0], g.nodes[1], g.nodes[2]
+	for _, code := range []string{"code-full", "code-given", "code-handed"} {
+		g.answers(code, held("so far"))
+	}
+	full := b.beginCode("code-full")
+	b.beginCode("code-full")
+	a.beginCode("code-handed")
+	a.signal(syscall.SIGTERM)
+	for a.do("GET", "/readyz", "").status == http.StatusOK {
+	}
+	for { // a node that has just come may not be heard of yet
+		r := a.do("POST", "/v1/analyses", request("code-given"))
+		if r.status == http.StatusCreated {
+			break
+		}
+		wantProblem(t, r, http.StatusServiceUnavailable, protocol.CodeDraining)
+	}
+	if calls := g.callers("code-given"); slices.ContainsFunc(calls, func(node string) bool { return node != "c" }) {
+		t.Fatalf("the upstream was asked by %v, want c, since b has all that it may", calls)
+	}
+	for deadline := time.Now().Add(patience); len(g.callers("code-handed")) < 2; {
+		if time.Now().After(deadline) {
+			t.Fatal("the analysis was not handed over")
+		}
+	}
+	other := c
+	if g.callers("code-handed")[1] == "b" {
+		other = b
+		if r := b.do("DELETE", "/v1/streams/"+full, ""); r.status != http.StatusAccepted {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		b.watch(protocol.TransportSSE, full, 0).until(ended)
+	}
+	wantLimited(t, other.do("POST", "/v1/analyses", request("code-full")), "analyses running")
+}
+
 func TestHistoryOutlivesEveryNode(t *testing.T) {
 	t.Parallel()
 	g := together(t, abc, "--cluster-lease", "1s", "--cluster-forget-after", "1s", "--drain-timeout", "2s")

@@ -139,9 +139,7 @@ type (
 		RequestID      string            `json:"request_id,omitempty"`
 		Owner          string            `json:"owner,omitempty"`
 		Tenant         string            `json:"tenant,omitempty"`
-		// Caller is who asks, for the limits of the node that is asked; nil where
-		// callers need no credential.
-		Caller *auth.Identity `json:"caller,omitempty"`
+		Credential     string            `json:"credential,omitempty"`
 	}
 	startAnswer struct {
 		Stream  string          `json:"stream,omitempty"`
@@ -158,21 +156,15 @@ const (
 )
 
 // askStart is the question that passes a caller's request on.
-func askStart(ctx context.Context, req *protocol.Request, o analysis.StartOptions) startQuestion {
-	q := startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant}
-	if id, ok := auth.FromContext(ctx); ok && !id.Anonymous {
-		q.Caller = &id
-	}
-	return q
+func askStart(req *protocol.Request, o analysis.StartOptions) startQuestion {
+	return startQuestion{Request: req, IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant, Credential: o.Credential}
 }
 
 // options are those of the request here, and a context with its caller, who is held
-// to the same as if it had come to this node.
+// to the same limits as if it had come to this node.
 func (q *startQuestion) options(ctx context.Context) (context.Context, analysis.StartOptions) {
-	if q.Caller != nil {
-		ctx = auth.NewContext(ctx, *q.Caller)
-	}
-	return ctx, analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID, Owner: q.Owner, Tenant: q.Tenant, Credential: credentialOf(ctx)}
+	return auth.NewContext(ctx, ownerOf(q.Owner, q.Credential)), analysis.StartOptions{IdempotencyKey: q.IdempotencyKey, RequestID: q.RequestID,
+		Owner: q.Owner, Tenant: q.Tenant, Credential: q.Credential}
 }
 
 // serveStarts starts analyses for nodes that shut down.
@@ -199,7 +191,7 @@ func (n *node) startElsewhere(ctx context.Context, req *protocol.Request, o anal
 	if n.cluster == nil {
 		return "", false, false
 	}
-	question := encode(askStart(ctx, req, o))
+	question := encode(askStart(req, o))
 	others := n.cluster.Up()
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for _, other := range others[:min(len(others), forwardTries)] {
@@ -275,6 +267,7 @@ func (n *node) resume(ctx context.Context, t *stream.Takeover, lost stream.Lost,
 	}
 	return n.analyses.Resume(ctx, analysis.Resumption{
 		ID: lost.ID, Kept: kept, Past: t.Past(), From: lost.Node, Reason: reason,
+		Hold: func(i analysis.Info) (leave func()) { return n.limits.gateway.Hold(ownerOf(i.Owner, i.Credential)) },
 		Writer: func(ctx context.Context, f *protocol.Failover) (analysis.Writer, error) {
 			w, err := t.Resume(ctx, f)
 			if err != nil {

@@ -246,6 +246,16 @@ func TestAnAddressThatTriesKeysIsBlockedButForKeysThatWereGoodThere(t *testing.T
 	if r := s.do("GET", "/v1/providers", "", withKey(adasKey)...); r.status != 200 {
 		t.Errorf("who was known before: %d %s", r.status, r.body)
 	}
+	for _, header := range [][]string{{"X-API-Key", adasKey}, {"Authorization", "bearer  " + adasKey}} {
+		if r := s.do("GET", "/v1/providers", "", header...); r.status != 200 {
+			t.Errorf("the same key in %v: %d", header[0], r.status)
+		}
+	}
+	// A page of hers asks for a ticket, which nobody has seen before.
+	ticket := decode[protocol.Negotiation](t, s.do("POST", "/v1/negotiate", "{}", withKey(adasKey)...)).Ticket
+	if r := s.do("GET", "/v1/ws?ticket="+ticket, ""); r.status != http.StatusUpgradeRequired {
+		t.Errorf("a ticket of who was known before: %d %s", r.status, r.body)
+	}
 	if r := s.do("GET", "/readyz", "", withKey("guess")...); r.status != 200 {
 		t.Errorf("readiness: %d %s", r.status, r.body)
 	}
@@ -263,6 +273,29 @@ func TestWrongTokensOverAWebSocketBlockTheirAddressToo(t *testing.T) {
 		}
 	}
 	wantLimited(t, s.do("GET", "/v1/providers", "", withKey("guess")...), "too many credentials")
+	for _, token := range []string{"guess", bobsKey} {
+		m := a.send(`{"type":"authenticate","id":"2","token":"` + token + `"}`)
+		if m.Error == nil || m.Error.Code != protocol.CodeRateLimited || m.Error.RetryAfterMS <= 0 {
+			t.Errorf("%s over the WebSocket that is open: %+v, %+v", token, m, m.Error)
+		}
+	}
+	if m := a.send(`{"type":"authenticate","id":"3","token":"` + adasKey + `"}`); m.Type != protocol.MessageAccepted {
+		t.Errorf("a key that was good there: %+v, %+v", m, m.Error)
+	}
+}
+
+func TestAFloodThroughATrustedProxyDoesNotShutTheProxyOut(t *testing.T) {
+	s := serve(t, nil, append(callers, "--trusted-proxy", "loopback", "--forwarded-header", "forwarded", "--limit-address-failures", "1", "--limit-address-block", "1h", "--limit-address-block-max", "1h")...)
+	for i := range 500 {
+		// No header of RFC 7239: the request's address is the proxy's.
+		r := s.do("GET", "/v1/providers", "", append(withKey("guess"), "Forwarded", `for="1.2.3.4`)...)
+		if i > 1 && r.status != http.StatusTooManyRequests {
+			t.Fatalf("guess %d: %d %s", i, r.status, r.body)
+		}
+	}
+	if r := s.do("GET", "/v1/providers", "", append(withKey(adasKey), "Forwarded", "for=192.0.2.1")...); r.status != 200 {
+		t.Errorf("somebody else who comes by the proxy: %d %s", r.status, r.body)
+	}
 }
 
 func TestSeveralNodesKeepOneLimitInRedisAndTheirOwnWhileItIsAway(t *testing.T) {

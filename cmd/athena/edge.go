@@ -125,10 +125,16 @@ func (e *edge) listener(ln net.Listener) net.Listener {
 			e.log.Warn().Int("max_sockets", e.cfg.MaxSockets).Msg("connections are closed as they come: there are as many as may be")
 		})
 	})
-	if e.cfg.ProxyProtocol {
-		ln = e.proxies.Listener(ln, e.cfg.ReadHeaderTimeout)
+	return e.introduced(ln)
+}
+
+// introduced speaks the PROXY protocol where that is asked for. It is the last
+// that is put around a listener: what is below sees who has connected.
+func (e *edge) introduced(ln net.Listener) net.Listener {
+	if !e.cfg.ProxyProtocol {
+		return ln
 	}
-	return ln
+	return e.proxies.Listener(ln, e.cfg.ReadHeaderTimeout)
 }
 
 // start begins what runs beside the server, and says what an operator should
@@ -144,7 +150,7 @@ func (e *edge) start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen on %s: %w; another --http-listen would do", e.cfg.HTTPListen, err)
 		}
-		plain = gateway.BoundSockets(ln, plainSockets, nil)
+		plain = e.introduced(gateway.BoundSockets(ln, plainSockets, nil))
 	}
 	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if plain != nil {
@@ -248,6 +254,9 @@ func (e *edge) recordEnd(end analysis.JobEnd) {
 	tenant, name := auth.SplitOwner(end.Owner)
 	ev := audit.Event{Kind: audit.KindAnalysis, Caller: name, Tenant: tenant, Stream: end.ID, RequestID: end.RequestID, TookMS: end.Took.Milliseconds(),
 		Provider: end.Provider, Model: end.Model, Attempts: end.Attempts, Usage: &end.Usage}
+	if end.Owner != "" { // else it is an address
+		ev.Credential = end.Credential
+	}
 	switch {
 	case end.HandedOver:
 		ev.Outcome = "handed_over"

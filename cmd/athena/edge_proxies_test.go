@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -106,6 +107,42 @@ func TestTheClientsAddressIsKnownBehindTheProxiesThatUsersHave(t *testing.T) {
 				t.Errorf("past the proxy: %s, from %v", res.Status, got)
 			}
 		})
+	}
+}
+
+// A balancer that passes connections on, as those of clouds do, does so for both
+// ports, and knows nothing of TLS.
+func TestThePROXYProtocolStandsBeforeTLSAndBeforePlainHTTP(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile, path := filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"), filepath.Join(dir, "audit.log")
+	cert := selfSigned(t, certFile, keyFile)
+	plain, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, nil, append(callers, "--tls-cert", certFile, "--tls-key", keyFile, "--http-listen", plain, "--audit-log", path,
+		"--trusted-proxy", "127.0.0.1", "--proxy-protocol")...)
+	through := func(c *http.Client) *http.Client { // the balancer
+		c.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err == nil {
+				_, err = io.WriteString(conn, "PROXY TCP4 192.0.2.9 127.0.0.1 4444 443\r\n")
+			}
+			return conn, err
+		}
+		return c
+	}
+	res, body := send(t, through(httpsClient(t, cert)), "GET", s.url+"/v1/providers", "", append(withKey(adasKey), "X-Request-Id", "over-tls")...)
+	if res.StatusCode != 200 || res.ProtoMajor != 2 {
+		t.Fatalf("%s %s %.200s", res.Proto, res.Status, body)
+	}
+	if got := await(t, path, map[string]any{"request_id": "over-tls"})["address"]; got != "192.0.2.9" {
+		t.Errorf("from %v, want 192.0.2.9", got)
+	}
+	c := through(httpsClient(t, cert))
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if res, body := send(t, c, "GET", "http://"+plain+"/", ""); res.StatusCode != http.StatusPermanentRedirect {
+		t.Errorf("over plain HTTP: %s %.200s", res.Status, body)
 	}
 }
 

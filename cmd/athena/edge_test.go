@@ -253,7 +253,8 @@ func TestTheAuditLogTellsWhoDidWhat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []*protocol.Command{{Type: protocol.CommandSubscribe, ID: "1", Stream: id}, {Type: protocol.CommandCancel, ID: "2", Stream: id}} {
+	unknown := protocol.NewStreamID()
+	for _, c := range []*protocol.Command{{Type: protocol.CommandSubscribe, ID: "1", Stream: id}, {Type: protocol.CommandSubscribe, ID: "3", Stream: unknown}, {Type: protocol.CommandCancel, ID: "2", Stream: id}} {
 		if err := l.send(c); err != nil {
 			t.Fatal(err)
 		}
@@ -286,10 +287,12 @@ func TestTheAuditLogTellsWhoDidWhat(t *testing.T) {
 	find(t, events, map[string]any{"event": "start"})
 	find(t, events, map[string]any{"event": "request", "caller": "ada", "credential": "static:ada", "address": "127.0.0.1", "method": "POST",
 		"route": "POST /v1/analyses", "stream": id, "request_id": "req-7", "outcome": "ok", "status": 201.0})
+	find(t, events, map[string]any{"event": "command", "command": "subscribe", "caller": "ada", "stream": id, "outcome": "ok"})
+	find(t, events, map[string]any{"event": "command", "command": "subscribe", "stream": unknown, "outcome": "stream_not_found"})
 	find(t, events, map[string]any{"event": "command", "command": "cancel", "caller": "ada", "stream": id, "address": "127.0.0.1", "outcome": "ok"})
 	find(t, events, map[string]any{"event": "denied", "route": "GET /v1/providers", "address": "127.0.0.1", "status": 401.0})
 	find(t, events, map[string]any{"event": "request", "method": "DELETE", "outcome": "Not Found", "status": 404.0})
-	end := find(t, events, map[string]any{"event": "analysis", "stream": id, "caller": "ada", "request_id": "req-7", "provider": "openai", "outcome": "ok"})
+	end := find(t, events, map[string]any{"event": "analysis", "stream": id, "caller": "ada", "credential": "static:ada", "request_id": "req-7", "provider": "openai", "outcome": "ok"})
 	if usage, _ := end["usage"].(map[string]any); usage["input_tokens"] == nil || usage["input_tokens"] == 0.0 {
 		t.Errorf("usage %v", end)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"time"
 
@@ -63,7 +62,6 @@ func (n *node) openLimits() error {
 			Connections: cfg.LimitTenantConnections, Streams: cfg.LimitTenantStreams},
 		Tenants:            tenantCaps(cfg),
 		AddressConnections: cfg.LimitAddressConnections,
-		Address:            func(r *http.Request) netip.Addr { return gateway.ClientAddress(r.Context()) },
 		Limiter:            ratelimit.NewLimiter(ratelimit.NewBuckets(0), l.redis, ratelimit.Failure(cfg.RedisFailure)),
 		Places:             l.places, Addresses: l.addresses, Load: l.load, Metrics: n.metrics,
 		Blocked: func(a netip.Addr, d time.Duration) {
@@ -95,9 +93,13 @@ func tenantCaps(cfg *config.Serve) map[string]gateway.Caps {
 	return caps
 }
 
-// guard keeps floods from blocked addresses from being read.
+// guard keeps floods from blocked addresses from being read. A trusted proxy is
+// never shut out: others come through it. It can be blocked all the same, where a
+// client sends a header that is none (RFC 7239), so that its own address isn't
+// known.
 func (n *node) guard(ln net.Listener) net.Listener {
-	return gateway.Guard(ln, n.limits.addresses.Shut, func() { n.metrics.Limited("address-flood") })
+	shut := func(a netip.Addr) bool { return !n.edge.proxies.Trusts(a.WithZone("")) && n.limits.addresses.Shut(a) }
+	return gateway.Guard(ln, shut, func() { n.metrics.Limited("address-flood") })
 }
 
 // close ends what asks Redis.
@@ -125,8 +127,14 @@ func (n *node) describeAll(ctx context.Context) gateway.Cluster {
 	return c
 }
 
-// credentialOf is the id of what the caller came with.
-func credentialOf(ctx context.Context) string {
-	id, _ := auth.FromContext(ctx)
-	return id.Credential
+// ownerOf is, as far as limits go, the caller whose analysis another node has
+// begun.
+func ownerOf(owner, credential string) auth.Identity {
+	if owner == "" {
+		id := auth.Anonymous
+		id.Credential = credential // its address, which is not known here
+		return id
+	}
+	tenant, name := auth.SplitOwner(owner)
+	return auth.Identity{Name: name, Tenant: tenant, Credential: credential}
 }

@@ -34,23 +34,23 @@ func newSharedTokens(cfg *config.Serve, redis *ratelimit.Redis) accounting.Share
 const awayWait = time.Second
 
 // Reserve implements accounting.Shared.
-func (s *sharedTokens) Reserve(tenant, credential string, tokens int64) time.Duration {
+func (s *sharedTokens) Reserve(tenant, credential string, tokens int64) (taken bool, wait time.Duration) {
 	d := s.demands(tenant, credential, 1, tokens)
 	if len(d) == 0 {
-		return 0
+		return false, 0
 	}
 	levels := make([]ratelimit.Level, len(d))
-	ok, err := s.redis.Take(context.Background(), d, levels) // it has a deadline of its own
-	var wait time.Duration
+	taken, err := s.redis.Take(context.Background(), d, levels) // it has a deadline of its own
 	switch {
 	case err != nil && s.deny:
-		wait = awayWait
-	case err == nil && !ok:
-		for _, l := range levels {
-			wait = max(wait, l.Wait)
-		}
+		return false, awayWait
+	case err != nil || taken:
+		return taken, 0
 	}
-	return wait
+	for _, l := range levels {
+		wait = max(wait, l.Wait)
+	}
+	return false, wait
 }
 
 // Settle implements accounting.Shared.

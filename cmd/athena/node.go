@@ -389,7 +389,7 @@ func (n *node) dialect(name string) string {
 type jobs struct{ n *node }
 
 func (j *jobs) Start(ctx context.Context, req *protocol.Request, o gateway.StartOptions) (id string, created bool, err error) {
-	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant, Credential: credentialOf(ctx)}
+	options := analysis.StartOptions{IdempotencyKey: o.IdempotencyKey, RequestID: o.RequestID, Owner: o.Owner, Tenant: o.Tenant, Credential: gateway.LimitKey(ctx)}
 	id, created, err = j.startHere(ctx, req, options)
 	if err != nil && protocol.AsError(err).Code == protocol.CodeDraining {
 		if id, created, ok := j.n.startElsewhere(ctx, req, options); ok {

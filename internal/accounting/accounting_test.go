@@ -429,17 +429,43 @@ func TestEachCredentialHasTokensOfItsOwnBesideItsTenants(t *testing.T) {
 	})
 }
 
-// sharedLimit is a tenant's limit elsewhere, which never refills.
-type sharedLimit struct{ requests, tokens, reserved int64 }
+func TestCredentialsThatHaveTakenNothingForLongMakeRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := accounting.New(accounting.Options{Credential: accounting.Limits{TokensPerMinute: 60}, MaxTenants: 3})
+		take := func(id string) bool {
+			r, _ := l.ReserveFor(key, id, 60)
+			return r != nil
+		}
+		for _, id := range []string{"a", "b", "c"} {
+			take(id)
+		}
+		if !take("d") || take("e") {
+			t.Error("those that there is no room for don't share what one has")
+		}
+		time.Sleep(time.Minute)
+		if !take("f") || !take("g") {
+			t.Error("there is no room though all others have their whole minute again")
+		}
+	})
+}
 
-func (s *sharedLimit) Reserve(_, _ string, tokens int64) time.Duration {
+// sharedLimit is a tenant's limit elsewhere, which never refills.
+type sharedLimit struct {
+	requests, tokens, reserved int64
+	away                       bool // it can't be asked
+}
+
+func (s *sharedLimit) Reserve(_, _ string, tokens int64) (taken bool, wait time.Duration) {
 	s.reserved++
+	if s.away {
+		return false, 0
+	}
 	if s.requests < 1 || s.tokens < tokens {
-		return time.Minute
+		return false, time.Minute
 	}
 	s.requests--
 	s.tokens -= tokens
-	return 0
+	return true, 0
 }
 
 func (s *sharedLimit) Settle(_, _ string, requests, tokens int64) {
@@ -469,6 +495,14 @@ func TestASharedLimitIsTakenGivenBackAndSettledAsTheLedgersOwn(t *testing.T) {
 	r.Release()
 	if s.requests != 2 || s.tokens != 10 {
 		t.Errorf("released: %+v, want 2 requests and 10 tokens", s)
+	}
+	for _, end := range []func(*accounting.Reservation){(*accounting.Reservation).Release, func(r *accounting.Reservation) { r.Settle(used(1, 0), 0, 0) }} {
+		s.away = true
+		r, _ = l.Reserve(key, 50)
+		s.away = false
+		if end(r); s.requests != 2 || s.tokens != 10 {
+			t.Errorf("what could not be taken is given back: %+v", s)
+		}
 	}
 	if l.Charge(key, used(30, 5), 0, 0); s.requests != 1 || s.tokens != -25 {
 		t.Errorf("charged: %+v, want 1 request and -25 tokens", s)

@@ -87,6 +87,9 @@ func (b *bucket) clamp() {
 	}
 }
 
+// full reports whether the bucket is as a new one.
+func (b *bucket) full() bool { return b.level >= b.limit }
+
 // left is what may be taken now; -1 if there is no limit.
 func (b *bucket) left() int64 {
 	if b.limit == 0 {

@@ -39,7 +39,8 @@ type Options struct {
 	// Where it is nil no price is known.
 	Cost func(provider, model string, u *protocol.Usage) (usd float64, ok bool)
 	// MaxTenants bounds how many tenants, and how many credentials, are told apart; 10,000 by default.
-	// Those that come later share limits and totals, under the name Other.
+	// Those that come later share limits and totals, under the name Other;
+	// credentials do until others have had none of their minute for long enough.
 	MaxTenants int
 	// MaxModels bounds the models, of all providers together, that are told
 	// apart; 1,000 by default. Those that come later are counted as Other.
@@ -55,8 +56,9 @@ type Options struct {
 // them, some hundred milliseconds.
 type Shared interface {
 	// Reserve takes one request and so many tokens from tenant and credential, or
-	// nothing, and then returns how long it takes until it can.
-	Reserve(tenant, credential string, tokens int64) time.Duration
+	// nothing: because they don't have it, and then it returns how long it takes
+	// until they do, or because that can't be known, and the call is made without.
+	Reserve(tenant, credential string, tokens int64) (taken bool, wait time.Duration)
 	// Settle takes so many tokens more, or gives back what is less than 0, and so
 	// many requests.
 	Settle(tenant, credential string, requests, tokens int64)
@@ -66,7 +68,7 @@ type Shared interface {
 // have been checked before; they matter only if that changes.
 const (
 	maxProviders = 1000
-	maxNameBytes = 256
+	maxNameBytes = 1024
 )
 
 // A Ledger keeps the books. Its methods may be called concurrently.
@@ -81,6 +83,7 @@ type Ledger struct {
 	providers   map[string]*account // guarded by mu: those with limits
 	tenants     map[string]*account // guarded by mu
 	credentials map[string]*account // guarded by mu; nil without limits on them
+	swept       time.Time           // guarded by mu: when credentials last were
 	names       map[string]struct{} // guarded by mu: the providers in totals
 	models      map[string]struct{} // guarded by mu
 	totals      map[Key]*Total      // guarded by mu
@@ -141,11 +144,14 @@ func (l *Ledger) ReserveFor(k Key, credential string, tokens int64) (*Reservatio
 		return r, wait
 	}
 	// Last, and without the lock: it may be on another machine.
-	if wait := l.opts.Shared.Reserve(k.Tenant, credential, tokens); wait > 0 {
+	taken, wait := l.opts.Shared.Reserve(k.Tenant, credential, tokens)
+	if wait > 0 {
 		r.Release()
 		return nil, wait
 	}
-	r.shared = &sharedPart{k.Tenant, credential, tokens}
+	if taken { // else nothing is to be given back
+		r.shared = &sharedPart{k.Tenant, credential, tokens}
+	}
 	return r, 0
 }
 
@@ -195,6 +201,9 @@ func (l *Ledger) credential(id string, now time.Time) *account {
 	if a, ok := l.credentials[id]; ok {
 		return a
 	}
+	if len(l.credentials) >= l.opts.MaxTenants {
+		l.sweep(now)
+	}
 	id = bounded(id, len(l.credentials), l.opts.MaxTenants)
 	a, ok := l.credentials[id]
 	if !ok {
@@ -202,6 +211,26 @@ func (l *Ledger) credential(id string, now time.Time) *account {
 		l.credentials[id] = a
 	}
 	return a
+}
+
+// sweepEvery bounds how often the accounts are looked through.
+const sweepEvery = time.Second
+
+// sweep forgets the credentials whose accounts are as new. There may be as many as
+// people that an identity provider knows, and those that come late must not share
+// one account for ever. It is called with mu held.
+func (l *Ledger) sweep(now time.Time) {
+	if now.Sub(l.swept) < sweepEvery {
+		return
+	}
+	l.swept = now
+	for id, a := range l.credentials {
+		a.requests.refill(now)
+		a.tokens.refill(now)
+		if a.requests.full() && a.tokens.full() {
+			delete(l.credentials, id)
+		}
+	}
 }
 
 // tenant returns the name that a tenant is counted under, and its account. It

@@ -27,6 +27,9 @@ type Resumption struct {
 	// Writer makes this node the stream's writer, whose first event is f. It is
 	// called at most once.
 	Writer func(ctx context.Context, f *protocol.Failover) (Writer, error)
+	// Hold takes a place for the job among its owner's, who can't be refused one:
+	// leave is called when it runs here no more. nil takes none.
+	Hold func(Info) (leave func())
 }
 
 // maxLosses bounds how many attempts a job may have beyond MaxAttempts, one for
@@ -124,6 +127,9 @@ func (s *Service) Resume(ctx context.Context, r Resumption) error {
 		s.shared[j.key] = j
 	}
 	s.mu.Unlock()
+	if r.Hold != nil {
+		j.leave = r.Hold(j.info)
+	}
 	started = true
 	s.launch(j, k.Interest)
 	return nil

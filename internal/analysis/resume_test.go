@@ -81,6 +81,27 @@ func resume(t *testing.T, o analysis.Options, p tape, change func(*analysis.Resu
 	return w, s
 }
 
+func TestAJobThatGoesOnElsewhereCountsForItsOwnerThereUntilItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held, left := 0, 0
+		a := model("a", "m")
+		a.turns = []turn{says("yes")}
+		w, _ := resume(t, plain(a), newTape().started(1, "a"), func(r *analysis.Resumption) {
+			r.Kept = kept(request, time.Now(), `,"owner":"who","credential":"key:1"`)
+			r.Hold = func(i analysis.Info) func() {
+				if i.ID != "s" || i.Owner != "who" || i.Credential != "key:1" {
+					t.Errorf("a place is held for %+v", i)
+				}
+				held++
+				return func() { left++ }
+			}
+		})
+		if held != 1 || left != 1 || w.transcript.Terminal().Type != protocol.TypeCompleted {
+			t.Errorf("held %d times, left %d times", held, left)
+		}
+	})
+}
+
 // TestAnotherNodeGoesOn resumes jobs of nodes that are gone: the events that
 // follow are compared whole, the time is exact.
 func TestAnotherNodeGoesOn(t *testing.T) {
@@ -329,25 +350,6 @@ func TestWhoAnswersInsteadOfTheOneThatWasNamedIsSaid(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestAJobThatGoesOnElsewhereCountsForItsOwnerAndCredential(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ss := &streams{}
-		s := analysis.New(analysis.Options{Providers: []analysis.Entry{{Provider: hanging()}}, Streams: ss})
-		r := newTape().started(1, "p").resumption(ss, request)
-		r.Kept = kept(request, time.Now(), `,"owner":"tenant:acme","credential":"key:k"`)
-		if err := s.Resume(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
-		if jobs := s.Jobs(); len(jobs) != 1 || jobs[0].Owner != "tenant:acme" || jobs[0].Credential != "key:k" {
-			t.Errorf("%+v", jobs)
-		}
-		if err := s.Cancel(t.Context(), "s", protocol.CancelClient); err != nil {
-			t.Error(err)
-		}
-		synctest.Wait()
-	})
 }
 
 func TestWhatCantBeResumedIsLeftAsItIs(t *testing.T) {

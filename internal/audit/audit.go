@@ -34,6 +34,9 @@ const (
 	// KindDenied is a request whose credentials were missing or wrong. There may
 	// be many, and most of them are counted only.
 	KindDenied = "denied"
+	// KindLimited is a request of a known caller that has had more than it may, or
+	// that the node puts off. Of these, too, most are counted only.
+	KindLimited = "limited"
 	// KindAnalysis is the end of an analysis, with what it used.
 	KindAnalysis = "analysis"
 	// KindStart and KindStop bracket a server's run.
@@ -90,12 +93,18 @@ const (
 	maxCode  = 64 << 10
 )
 
-// Denied events are written this often at most; in a flood, the rest is
-// counted.
+// Events of kinds that anybody can make many of are written this often at most,
+// those of each kind; in a flood, the rest is counted.
 const (
-	deniedPerSecond = 2
-	deniedBurst     = 20
+	sampledPerSecond = 2
+	sampledBurst     = 20
 )
+
+// A sampler is such a kind's.
+type sampler struct {
+	rate       *rate.Limiter
+	suppressed int64 // guarded by the log's mu
+}
 
 // Options tune a Log.
 type Options struct {
@@ -112,20 +121,23 @@ type Options struct {
 // called concurrently.
 type Log struct {
 	// Set by Open and To, then read-only.
-	opts   Options
-	path   string // "" where it is no file of ours
-	denied *rate.Limiter
+	opts    Options
+	path    string              // "" where it is no file of ours
+	sampled map[string]*sampler // by kind
 
-	mu         sync.Mutex
-	w          io.Writer // guarded by mu
-	file       *os.File  // guarded by mu; nil where it is no file of ours
-	failing    bool      // guarded by mu
-	suppressed int64     // guarded by mu
+	mu      sync.Mutex
+	w       io.Writer // guarded by mu
+	file    *os.File  // guarded by mu; nil where it is no file of ours
+	failing bool      // guarded by mu
 }
 
 // To returns a Log that writes to w.
 func To(w io.Writer, o Options) *Log {
-	return &Log{opts: o, w: w, denied: rate.NewLimiter(deniedPerSecond, deniedBurst)}
+	l := &Log{opts: o, w: w, sampled: make(map[string]*sampler)}
+	for _, kind := range []string{KindDenied, KindLimited} {
+		l.sampled[kind] = &sampler{rate: rate.NewLimiter(sampledPerSecond, sampledBurst)}
+	}
+	return l
 }
 
 // Open returns a Log that appends to the file, which is made if it isn't
@@ -192,9 +204,10 @@ func (l *Log) Write(e Event) {
 	if l == nil {
 		return
 	}
-	if e.Kind == KindDenied && !l.denied.Allow() {
+	sampled := l.sampled[e.Kind] // nil for most kinds
+	if sampled != nil && !sampled.rate.Allow() {
 		l.mu.Lock()
-		l.suppressed++
+		sampled.suppressed++
 		l.mu.Unlock()
 		return
 	}
@@ -209,8 +222,8 @@ func (l *Log) Write(e Event) {
 	e.Code = clip(e.Code, maxCode) // JSON escapes its lines
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e.Kind == KindDenied {
-		e.Suppressed, l.suppressed = l.suppressed, 0
+	if sampled != nil {
+		e.Suppressed, sampled.suppressed = sampled.suppressed, 0
 	}
 	line, err := json.Marshal(e)
 	if err == nil {

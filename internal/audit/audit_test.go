@@ -94,18 +94,27 @@ func TestAMovedFileIsOpenedAnewAndOnlyItsOwnerMayReadIt(t *testing.T) {
 	}
 }
 
-func TestAFloodOfDenialsIsCounted(t *testing.T) {
+func TestAFloodOfDenialsIsCounted(t *testing.T) { floodOf(t, audit.KindDenied, audit.KindLimited) }
+
+func TestAFloodOfWhoHasHadItsShareIsCounted(t *testing.T) {
+	floodOf(t, audit.KindLimited, audit.KindDenied)
+}
+
+// floodOf writes very many events of a kind, and one of another, which has a rate
+// of its own.
+func floodOf(t *testing.T, kind, other string) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
 		l := audit.To(&b, audit.Options{})
 		for range 1000 {
-			l.Write(audit.Event{Kind: audit.KindDenied})
+			l.Write(audit.Event{Kind: kind})
 		}
-		l.Write(audit.Event{Kind: audit.KindRequest})
+		l.Write(audit.Event{Kind: other})
 		time.Sleep(time.Second)
-		l.Write(audit.Event{Kind: audit.KindDenied})
+		l.Write(audit.Event{Kind: kind})
 		got := lines(t, b.Bytes())
-		if len(got) != 22 || got[21]["suppressed"] != 980.0 || got[20]["event"] != "request" {
+		if len(got) != 22 || got[21]["suppressed"] != 980.0 || got[20]["event"] != other || got[20]["suppressed"] != nil {
 			t.Errorf("%d lines, the last %v", len(got), got[len(got)-1])
 		}
 	})

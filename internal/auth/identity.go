@@ -129,10 +129,6 @@ func (id Identity) Sees(stream string) bool {
 // in it.
 const ownerPrefix = "tenant:"
 
-// CallerPrefix stands before the name of a caller without a tenant where it is
-// counted among tenants. No tenant's name begins with it.
-const CallerPrefix = "~"
-
 // Owner is whom what the identity starts belongs to: for idempotency keys, for
 // sharing equal requests, and for what is counted. That is the tenant, so that
 // nothing of one reaches another, and where there is none the caller; "" where
@@ -145,6 +141,19 @@ func (id Identity) Owner() string {
 		return ownerPrefix + id.Tenant
 	}
 	return id.Name
+}
+
+// loneTenant begins what a caller without a tenant counts for, as if it were one of
+// its own.
+const loneTenant = "~"
+
+// CountsFor is the tenant that the caller counts for: its own or, where its
+// credential names none, itself.
+func (id Identity) CountsFor() string {
+	if id.Tenant != "" {
+		return id.Tenant
+	}
+	return loneTenant + id.Name
 }
 
 // SplitOwner tells the tenant of what Owner returned, or else the caller.
@@ -166,6 +175,9 @@ func (id Identity) sameCaller(before Identity) bool {
 	return id.Name == before.Name && id.Tenant == before.Tenant && id.Stream == before.Stream && kind(id) == kind(before)
 }
 
+// ByToken reports whether the caller came with a token of an identity provider.
+func (id Identity) ByToken() bool { return strings.HasPrefix(id.Credential, jwtKind) }
+
 // maxNameBytes bounds the names of keys, tenants and subjects.
 const maxNameBytes = 128
 
@@ -180,11 +192,11 @@ func checkName(what, name string) error {
 			return fmt.Errorf("the %s %.80q has a character in it that can't be shown", what, name)
 		}
 	}
+	if what == "tenant" && strings.HasPrefix(name, loneTenant) {
+		return fmt.Errorf("the tenant must not begin with %q, which stands for callers without one", loneTenant)
+	}
 	if strings.HasPrefix(name, ownerPrefix) {
 		return fmt.Errorf("the %s must not begin with %q", what, ownerPrefix)
-	}
-	if what == "tenant" && strings.HasPrefix(name, CallerPrefix) {
-		return fmt.Errorf("the tenant must not begin with %q, which stands for a caller without one", CallerPrefix)
 	}
 	return nil
 }

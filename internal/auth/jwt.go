@@ -234,7 +234,7 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 	if err = errors.Join(err, expiresErr, checkName("subject", sub)); err != nil {
 		return Identity{}, err
 	}
-	id := Identity{Name: sub, Credential: jwtKind + sub, Expires: expires.Add(j.opts.Leeway), Scopes: j.opts.DefaultScopes}
+	id := Identity{Name: sub, Expires: expires.Add(j.opts.Leeway), Scopes: j.opts.DefaultScopes}
 	if name := j.opts.TenantClaim; name != "" {
 		if v, given := claims[name]; given {
 			tenant, ok := v.(string)
@@ -244,6 +244,7 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 			id.Tenant = tenant
 		}
 	}
+	id.Credential = jwtCredential(id.Tenant, sub)
 	for name, want := range j.opts.Required {
 		v, given := claims[name]
 		if !given || want != "" && !claimIs(v, want) {
@@ -268,6 +269,19 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 		}
 	}
 	return id, nil
+}
+
+// escaped keeps a slash in a name from ending it.
+var escaped = strings.NewReplacer("%", "%25", "/", "%2F")
+
+// jwtCredential is the credential of whoever has tokens of this subject: the same
+// for all of them, and another one in each tenant, since tenants may name their
+// people alike and limits are counted by it.
+func jwtCredential(tenant, subject string) string {
+	if tenant == "" {
+		return jwtKind + escaped.Replace(subject)
+	}
+	return jwtKind + escaped.Replace(tenant) + "/" + escaped.Replace(subject)
 }
 
 // claimIs reports whether a claim is want, or a list that has it.

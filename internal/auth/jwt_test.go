@@ -96,9 +96,13 @@ func TestATokensClaimsSayWhoItIs(t *testing.T) {
 		{"one of several audiences", map[string]any{"aud": []string{"x", "athena"}}, "acme", auth.ScopeAnalyze | auth.ScopeRead},
 	} {
 		token := sign(t, "HS256", []byte(jwtSecret), claims(c.more), nil)
+		want := "jwt:ada"
+		if c.tenant != "" {
+			want = "jwt:" + c.tenant + "/ada"
+		}
 		for range 2 { // the second time it is remembered
 			id, err := a.Token(token)
-			if err != nil || id.Name != "ada" || id.Tenant != c.tenant || id.Scopes != c.scopes || id.Credential != "jwt:ada" || id.Anonymous || time.Until(id.Expires) < 59*time.Minute {
+			if err != nil || id.Name != "ada" || id.Tenant != c.tenant || id.Scopes != c.scopes || id.Credential != want || id.Anonymous || time.Until(id.Expires) < 59*time.Minute {
 				t.Errorf("%s: %+v, %v", c.name, id, err)
 			}
 		}
@@ -112,6 +116,25 @@ func TestATokensTenantIsNotOneThatACallerCountsAs(t *testing.T) {
 		if (err == nil) != taken {
 			t.Errorf("%s: %v", tenant, err)
 		}
+	}
+}
+
+func TestNoTwoCallersWithTokensHaveOneCredential(t *testing.T) {
+	a := verifier(t, auth.JWTOptions{Secret: []byte(jwtSecret)})
+	seen := make(map[string]any)
+	for _, c := range [][2]any{{"acme", "ada"}, {"other", "ada"}, {nil, "ada"}, {nil, "acme/ada"}, {"acme/ada", "x"}, {"acme", "ada/x"}, {nil, "acme%2Fada"}} {
+		id, err := a.Token(sign(t, "HS256", []byte(jwtSecret), claims(map[string]any{"tenant": c[0], "sub": c[1]}), nil))
+		if err != nil {
+			t.Fatalf("%v: %v", c, err)
+		}
+		if before, ok := seen[id.Credential]; ok {
+			t.Errorf("%v and %v both count as %s", c, before, id.Credential)
+		}
+		seen[id.Credential] = c
+	}
+	// "~ada" is what ada counts for where she has no tenant.
+	if id, err := a.Token(sign(t, "HS256", []byte(jwtSecret), claims(map[string]any{"tenant": "~ada"}), nil)); err == nil {
+		t.Errorf("the tenant %q counts for %q", id.Tenant, id.CountsFor())
 	}
 }
 

@@ -255,7 +255,11 @@ func (c *Commands) Analyze(ctx context.Context, request []byte) (stream string, 
 
 // Subscribe lets the caller watch a stream, if it may.
 func (c *Commands) Subscribe(ctx context.Context, stream string) (err error) {
-	defer func() { c.record(ctx, protocol.CommandSubscribe, stream, "", err) }()
+	defer func() {
+		if err != nil { // else Subscribed is told
+			c.Subscribed(ctx, stream, err)
+		}
+	}()
 	if err := caller(ctx).Allow(auth.ScopeRead); err != nil {
 		return err
 	}
@@ -263,6 +267,11 @@ func (c *Commands) Subscribe(ctx context.Context, stream string) (err error) {
 		return nil // the hub says so
 	}
 	return mayKnow(ctx, stream)
+}
+
+// Subscribed records what became of a subscription (hub.SubscriptionWatcher).
+func (c *Commands) Subscribed(ctx context.Context, stream string, err error) {
+	c.record(ctx, protocol.CommandSubscribe, stream, "", err)
 }
 
 // Cancel ends one.
@@ -289,8 +298,8 @@ func (c *Commands) Cancel(ctx context.Context, stream string) (err error) {
 // caller's.
 func (c *Commands) Authenticate(ctx context.Context, token string) (err error) {
 	defer func() { c.record(ctx, protocol.CommandAuthenticate, "", "", err) }()
-	if err = c.Auth.Renew(ctx, token); err != nil && protocol.AsError(err).Code == protocol.CodeUnauthorized {
-		c.Limits.Unknown(ctx)
+	if err := c.Limits.mayTry(ctx, token); err != nil {
+		return err
 	}
-	return err
+	return c.Auth.Renew(ctx, token) // which tells Limits of a failure
 }

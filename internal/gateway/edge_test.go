@@ -135,6 +135,22 @@ func TestARecordIsKeptOfWhoDidWhatAndWhoWasNotLetIn(t *testing.T) {
 	}
 }
 
+func TestWhoHasHadItsShareDoesNotFillTheRecord(t *testing.T) {
+	var log safeBuffer
+	n := start(t, true, func(o *gateway.Options) {
+		o.Audit = audit.To(&log, audit.Options{})
+		o.Limits = everyLimit(func(o *gateway.LimitOptions) { o.Key.RequestsPerMinute = 1 })
+	})
+	for i := range 200 {
+		if a := n.do("GET", "/v1/providers", "", "X-API-Key", apiKey); i > 1 && a.status != 429 {
+			t.Fatalf("request %d: %d", i, a.status)
+		}
+	}
+	if got := strings.Count(log.String(), "\n"); got > 100 || !strings.Contains(log.String(), `"event":"limited","caller":"ada"`) {
+		t.Errorf("200 requests, of which one was let in, are %d lines:\n%.400s", got, log.String())
+	}
+}
+
 func TestCodeIsRecordedOnlyWhereItIsAskedFor(t *testing.T) {
 	var log safeBuffer
 	n := start(t, false, func(o *gateway.Options) { o.Audit = audit.To(&log, audit.Options{Code: true}) })

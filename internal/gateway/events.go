@@ -211,7 +211,9 @@ func (g *Gateway) negotiate(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if id, ok := auth.FromContext(r.Context()); ok {
-		n.Ticket = g.opts.Auth.Ticket(id, r)
+		if n.Ticket = g.opts.Auth.Ticket(id, r); n.Ticket != "" {
+			g.opts.Limits.issued(r.Context(), n.Ticket)
+		}
 	}
 	writeJSON(w, http.StatusOK, n)
 }

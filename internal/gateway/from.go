@@ -1,23 +1,12 @@
 package gateway
 
 import (
-	"context"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/athena-hub/athena/internal/proxies"
 )
-
-// ClientAddress is the address that the request of ctx came from, as far as
-// the trusted proxies tell; not valid where there is none.
-func ClientAddress(ctx context.Context) netip.Addr {
-	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
-		return x.client.Address
-	}
-	return netip.Addr{}
-}
 
 // as returns r as its client sent it, for a host that a trusted proxy may have
 // told: what compares a page's Origin with the host needs that one.

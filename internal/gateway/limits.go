@@ -30,7 +30,7 @@ type LimitOptions struct {
 	// Key is for each credential, Tenant for each tenant. A credential that names
 	// no tenant is one of its own.
 	Key, Tenant Caps
-	// Tenants are those whose limits aren't Tenant's, by what TenantOf returns.
+	// Tenants are those whose limits aren't Tenant's, by what Identity.CountsFor returns.
 	Tenants map[string]Caps
 	// AddressConnections is how many connections one address may have.
 	AddressConnections int64
@@ -43,9 +43,6 @@ type LimitOptions struct {
 	// Load says what to refuse when the node has nearly all that it can do; nil for
 	// nothing.
 	Load *overload.Shedder
-	// Address is where a request comes from. Default: the other end of its
-	// connection.
-	Address func(*http.Request) netip.Addr
 	// Metrics is told of what was refused; nil for nobody.
 	Metrics LimitMetrics
 	// Blocked is told when an address is shut out, and for how long; nil for
@@ -75,9 +72,6 @@ type tenantCaps struct {
 
 // NewLimits returns Limits.
 func NewLimits(o LimitOptions) *Limits {
-	if o.Address == nil {
-		o.Address = RemoteAddress
-	}
 	l := &Limits{opts: o, tenants: make(map[string]*tenantCaps, len(o.Tenants))}
 	l.tenant = &tenantCaps{o.Tenant, policy(&o.Key, &o.Tenant)}
 	for name, caps := range o.Tenants {
@@ -88,7 +82,7 @@ func NewLimits(o LimitOptions) *Limits {
 
 // of returns what a caller's tenant may have, and its name.
 func (l *Limits) of(id auth.Identity) (*tenantCaps, string) {
-	name := TenantOf(id)
+	name := id.CountsFor()
 	if t, ok := l.tenants[name]; ok {
 		return t, name
 	}
@@ -116,32 +110,20 @@ func policy(key, tenant *Caps) string {
 	return strings.Join(policies, ", ")
 }
 
-// RemoteAddress is the other end of a request's connection; the zero Addr where
-// that isn't an address, which all such share.
-func RemoteAddress(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
-}
-
 // arrive comes before authentication: it refuses what comes from an address that
-// sends too much, or too many bad credentials, and counts the latter.
+// sends too much, or has sent too many bad credentials.
 func (l *Limits) arrive(next http.Handler) http.Handler {
 	if l == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
-		x.address = l.opts.Address(r)
 		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 			next.ServeHTTP(w, r) // who asks for these decides whether others are sent here
 			return
 		}
-		secret := credential(r)
-		x.secret = secret
-		verdict, wait := l.opts.Addresses.Arrive(x.address, secret)
+		x.secret = credential(r)
+		verdict, wait := l.opts.Addresses.Arrive(x.client.Address, x.secret)
 		if verdict != ratelimit.Welcome {
 			// It is many that are refused, and each is cheap: they are counted, and
 			// not logged.
@@ -149,7 +131,7 @@ func (l *Limits) arrive(next http.Handler) http.Handler {
 			if verdict == ratelimit.Blocked {
 				w.Header().Set("Connection", "close") // the next one may not even be read
 				l.limited("address-failures")
-				problem.Write(w, protocol.Errorf(protocol.CodeRateLimited, "too many credentials from your address were not known").WithRetryAfter(wait))
+				problem.Write(w, tooManyFailures(wait))
 				return
 			}
 			l.limited("address")
@@ -157,30 +139,63 @@ func (l *Limits) arrive(next http.Handler) http.Handler {
 			return
 		}
 		next.ServeHTTP(w, r)
-		if rec, ok := w.(*recorder); ok && rec.status == http.StatusUnauthorized && secret != "" {
-			l.failed(x.address)
-		}
 	})
 }
 
-// failed counts a credential that nobody knows.
-func (l *Limits) failed(a netip.Addr) {
-	if d := l.opts.Addresses.Failed(a); d > 0 && l.opts.Blocked != nil {
-		l.opts.Blocked(a, d)
+// Refused counts a credential that was refused against the address that it came
+// from, by a request or over the connection that the request of ctx has opened: it
+// is for the Authenticator's OnFailure. One that has expired was good, and is no
+// guess: whose tokens are short-lived would otherwise block their whole office.
+func (l *Limits) Refused(ctx context.Context, why auth.Failure) {
+	switch why {
+	case auth.FailureMissing, auth.FailureExpired, auth.FailureStore:
+		return
+	}
+	x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord)
+	if l == nil || !ok {
+		return
+	}
+	if d := l.opts.Addresses.Failed(x.client.Address); d > 0 && l.opts.Blocked != nil {
+		l.opts.Blocked(x.client.Address, d)
 	}
 }
 
-// Unknown counts a credential that nobody knows, and that came over the connection
-// whose request had this context.
-func (l *Limits) Unknown(ctx context.Context) {
+// mayTry reports why a token that came over a connection is not even looked at: its
+// address is blocked. A fresh token of an identity provider's is, where the
+// connection came by such a one: it can't have been good before, and can't be
+// guessed.
+func (l *Limits) mayTry(ctx context.Context, token string) error {
+	x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord)
+	if l == nil || !ok || caller(ctx).ByToken() && strings.Count(token, ".") == 2 { // which keys don't have
+		return nil
+	}
+	wait := l.opts.Addresses.Blocked(x.client.Address, token)
+	if wait == 0 {
+		return nil
+	}
+	l.limited("address-failures")
+	return tooManyFailures(wait)
+}
+
+func tooManyFailures(wait time.Duration) *protocol.Error {
+	return protocol.Errorf(protocol.CodeRateLimited, "too many credentials from your address were not known").WithRetryAfter(wait)
+}
+
+// issued lets a ticket pass a block of the address at which it was asked for: who
+// asked was known there.
+func (l *Limits) issued(ctx context.Context, ticket string) {
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok && l != nil {
-		l.failed(x.address)
+		l.opts.Addresses.Good(x.client.Address, ticket)
 	}
 }
 
 // credential is what a request brings to say who it comes from; "" for nothing.
 func credential(r *http.Request) string {
 	if h := r.Header.Get("Authorization"); h != "" {
+		// The key alone, since it may come in another header or a message, too.
+		if scheme, token, ok := strings.Cut(h, " "); ok && strings.EqualFold(scheme, "Bearer") {
+			return strings.TrimSpace(token)
+		}
 		return h
 	}
 	if k := r.Header.Get("X-Api-Key"); k != "" {
@@ -200,7 +215,7 @@ func (l *Limits) enter(w http.ResponseWriter, r *http.Request, id auth.Identity)
 	}
 	x := exchangeOf(r)
 	if !id.Anonymous {
-		l.opts.Addresses.Good(x.address, x.secret)
+		l.opts.Addresses.Good(x.client.Address, x.secret)
 	}
 	x.secret = "" // a connection may keep the record for as long as it lives
 	err := l.shed(classOf(x.route))
@@ -242,23 +257,16 @@ func (l *Limits) demands(ctx context.Context, d []ratelimit.Demand, id auth.Iden
 	return d
 }
 
-// TenantOf is whom a caller counts for: its tenant or, where its credential names
-// none, itself.
-func TenantOf(id auth.Identity) string {
-	if id.Tenant != "" {
-		return id.Tenant
-	}
-	return auth.CallerPrefix + id.Name
-}
+// LimitKey is the credential that the limits of the caller of ctx are for; of those
+// who need none it is their address.
+func LimitKey(ctx context.Context) string { return limitKey(ctx, caller(ctx)) }
 
-// limitKey is the credential that a caller's limits are for; of those who need none
-// it is their address.
 func limitKey(ctx context.Context, id auth.Identity) string {
 	if id.Credential != "" {
 		return id.Credential
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
-		return "@" + ratelimit.Network(x.address).String()
+		return "@" + ratelimit.Network(x.client.Address).String()
 	}
 	return "@"
 }
@@ -350,7 +358,7 @@ func (l *Limits) Admit(ctx context.Context, _ string) (leave func(), err error) 
 		claim(ratelimit.TenantConnections, name, tenant.Connections)
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchangeRecord); ok {
-		claim(ratelimit.AddressConnections, ratelimit.Network(x.address).String(), l.opts.AddressConnections)
+		claim(ratelimit.AddressConnections, ratelimit.Network(x.client.Address).String(), l.opts.AddressConnections)
 	}
 	leave, full := l.opts.Places.Enter(claims...)
 	if full >= 0 {
@@ -389,19 +397,13 @@ func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave
 	if l == nil || !ok {
 		return func() {}, nil
 	}
-	// Those without a limit are counted, too: who has most is refused first.
-	caps, name := l.of(id)
-	tenant := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: name}, Max: cmp.Or(caps.Streams, math.MaxInt64)}
-	claims := []ratelimit.Claim{tenant}
-	if n := l.opts.Key.Streams; n > 0 {
-		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: limitKey(ctx, id)}, Max: n})
-	}
+	claims := l.streams(ctx, id)
 	if l.opts.Load != nil && l.opts.Load.Busy() {
 		class := overload.Analyze
 		switch {
 		case kind == protocol.AnalysisExplain:
 			class = overload.Explain
-		case l.opts.Places.Greedy(tenant.Key):
+		case l.opts.Places.Greedy(claims[0].Key):
 			class = overload.Greedy
 		}
 		if err := l.shed(class); err != nil {
@@ -413,6 +415,26 @@ func (l *Limits) Streams(ctx context.Context, kind protocol.AnalysisKind) (leave
 		return nil, l.full(claims[full], "analyses running")
 	}
 	return leave, nil
+}
+
+// streams are the places that an analysis takes, the tenant's first. Those without a
+// limit are counted, too: who has most is refused first.
+func (l *Limits) streams(ctx context.Context, id auth.Identity) []ratelimit.Claim {
+	caps, name := l.of(id)
+	claims := []ratelimit.Claim{{Key: ratelimit.Key{Kind: ratelimit.TenantStreams, Name: name}, Max: cmp.Or(caps.Streams, math.MaxInt64)}}
+	if n := l.opts.Key.Streams; n > 0 {
+		claims = append(claims, ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: limitKey(ctx, id)}, Max: n})
+	}
+	return claims
+}
+
+// Hold takes the place of an analysis that another node has begun for this caller,
+// until leave is called. It goes on whatever its caller has.
+func (l *Limits) Hold(id auth.Identity) (leave func()) {
+	if l == nil {
+		return func() {}
+	}
+	return l.opts.Places.Hold(l.streams(context.Background(), id)...)
 }
 
 // shed refuses work of a class if the node has too much.

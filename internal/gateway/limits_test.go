@@ -1,11 +1,15 @@
 package gateway_test
 
 import (
+	"crypto/rand"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/internal/overload"
 	"github.com/athena-hub/athena/internal/ratelimit"
@@ -50,13 +54,14 @@ func TestLimitsAreTaughtToPagesOfOtherOrigins(t *testing.T) {
 	}
 }
 
-func TestAnAddressIsTheOneThatTheServerIsToldOf(t *testing.T) {
-	n := limited(t, func(o *gateway.LimitOptions) {
-		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{RequestsPerMinute: 1})
-		o.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-Test-Address")) }
+func TestTheAddressWhoseLimitsHoldIsTheOneThatATrustedProxyTells(t *testing.T) {
+	n := start(t, true, trusting(t, "loopback"), func(o *gateway.Options) {
+		o.Limits = everyLimit(func(o *gateway.LimitOptions) {
+			o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{RequestsPerMinute: 1})
+		})
 	})
 	ask := func(address, path string) int {
-		return n.do("GET", path, "", "Authorization", "Bearer "+apiKey, "X-Test-Address", address).status
+		return n.do("GET", path, "", "Authorization", "Bearer "+apiKey, "X-Forwarded-For", address).status
 	}
 	for i, c := range []struct {
 		address, path string
@@ -90,17 +95,14 @@ func TestATenantWithLimitsOfItsOwnHasThose(t *testing.T) {
 }
 
 func TestAnonymousCallersHaveTheLimitsOfAKeyByTheirAddress(t *testing.T) {
-	n := start(t, false, func(o *gateway.Options) {
-		o.Limits = everyLimit(func(o *gateway.LimitOptions) {
-			o.Key.RequestsPerMinute = 2
-			o.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-Test-Address")) }
-		})
+	n := start(t, false, trusting(t, "loopback"), func(o *gateway.Options) {
+		o.Limits = everyLimit(func(o *gateway.LimitOptions) { o.Key.RequestsPerMinute = 2 })
 	})
 	for i, c := range []struct {
 		address string
 		want    int
 	}{{"2001:db8::1", 200}, {"2001:db8::2", 200}, {"2001:db8::3", 429}, {"192.0.2.1", 200}} {
-		if got := n.do("GET", "/v1/providers", "", "X-Test-Address", c.address).status; got != c.want {
+		if got := n.do("GET", "/v1/providers", "", "X-Forwarded-For", c.address).status; got != c.want {
 			t.Errorf("%d: %s: %d, want %d", i, c.address, got, c.want)
 		}
 	}
@@ -130,5 +132,92 @@ func TestABodyOfUnknownLengthCountsWhenItHasCome(t *testing.T) {
 	}
 	if got := send(1); got != 429 {
 		t.Errorf("after three minutes' worth: %d", got)
+	}
+}
+
+func TestExpiredTokensDoNotBlockTheirAddressAndForgedOnesDo(t *testing.T) {
+	secret := []byte("a secret of 32 bytes, or of more")
+	tokens, err := auth.NewJWT(auth.JWTOptions{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := everyLimit(func(o *gateway.LimitOptions) {
+		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 3, Block: time.Hour, BlockMax: time.Hour})
+	})
+	authn, err := auth.New(nil, auth.Options{JWT: tokens, OnFailure: limits.Refused})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, true, func(o *gateway.Options) { o.Auth, o.Limits = authn, limits })
+	ask := func(ends time.Duration, secret []byte) int {
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ada", "exp": time.Now().Add(ends).Unix()}).SignedString(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.do("GET", "/v1/providers", "", "Authorization", "Bearer "+token).status
+	}
+	for range 10 {
+		if got := ask(-time.Hour, secret); got != 401 {
+			t.Fatalf("an expired token: %d", got)
+		}
+	}
+	if got := ask(time.Hour, secret); got == 429 {
+		t.Error("a fresh token is blocked by expired ones of its address")
+	}
+	for i := range 6 {
+		if got, want := ask(time.Hour, []byte("another secret of 32 bytes at the least")), 401; got != want && (i < 4 || got != 429) {
+			t.Errorf("forged token %d: %d", i, got)
+		}
+	}
+	if got := ask(time.Hour+time.Second, secret); got != 429 {
+		t.Errorf("after forged ones: %d", got)
+	}
+}
+
+func TestABlockedAddressRenewsTokensOverAConnectionAndGuessesNoKeys(t *testing.T) {
+	secret := []byte("a secret of 32 bytes, or of more")
+	tokens, err := auth.NewJWT(auth.JWTOptions{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := everyLimit(func(o *gateway.LimitOptions) {
+		o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 1, Block: time.Hour, BlockMax: time.Hour})
+	})
+	authn, err := auth.New(nil, auth.Options{JWT: tokens, OnFailure: limits.Refused})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := func() string {
+		text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ada", "exp": time.Now().Add(time.Hour).Unix(), "jti": rand.Text()}).SignedString(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	commands := &gateway.Commands{Auth: authn, Limits: limits}
+	n := start(t, true, func(o *gateway.Options) {
+		o.Auth, o.Limits = authn, limits
+		// A command of a connection has the context of the request that opened it.
+		o.MetricsHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for i, c := range []struct {
+				token string
+				want  protocol.Code
+			}{{"guess", protocol.CodeUnauthorized}, {"guess", protocol.CodeUnauthorized}, {"guess", protocol.CodeRateLimited}, {fresh(), ""}, {"guess", protocol.CodeRateLimited}} {
+				got := protocol.Code("")
+				if err := commands.Authenticate(r.Context(), c.token); err != nil {
+					got = protocol.AsError(err).Code
+				}
+				if got != c.want {
+					t.Errorf("%d: %q, want %q", i, got, c.want)
+				}
+			}
+		})
+	})
+	text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ada", "exp": time.Now().Add(time.Hour).Unix(), "scope": "admin"}).SignedString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := n.do("GET", "/metrics", "", "Authorization", "Bearer "+text); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -39,9 +38,8 @@ type exchangeRecord struct {
 	watched []protocol.Cursor
 
 	// What Limits know of the request.
-	address netip.Addr
-	secret  string // its credential, to be compared only
-	quiet   bool   // it is one of too many, and not worth a line of the log
+	secret string // its credential, to be compared only
+	quiet  bool   // it is one of too many, and not worth a line of the log
 }
 
 type exchangeKey struct{}

@@ -23,6 +23,8 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	switch {
 	case status == http.StatusUnauthorized:
 		e.Kind = audit.KindDenied
+	case x.quiet && x.known:
+		e.Kind = audit.KindLimited
 	case !x.known: // the page, health, and what is refused before anybody is asked who they are
 		return
 	}
@@ -83,7 +85,11 @@ func (c *Commands) record(ctx context.Context, command protocol.CommandType, str
 	}
 	e := audit.Event{Kind: audit.KindCommand, Command: string(command), Stream: stream, Code: code, Outcome: audit.OK}
 	if err != nil {
-		e.Outcome = string(protocol.AsError(err).Code)
+		refused := protocol.AsError(err).Code
+		e.Outcome = string(refused)
+		if command == protocol.CommandAuthenticate && (refused == protocol.CodeUnauthorized || refused == protocol.CodeRateLimited) {
+			e.Kind = audit.KindDenied
+		}
 	}
 	id, known := auth.FromContext(ctx)
 	by(&e, id, known)

@@ -127,7 +127,7 @@ func (s *Addresses) Arrive(a netip.Addr, secret string) (Verdict, time.Duration)
 		}
 		state = s.add(a)
 	}
-	if left := state.until.Sub(now); left > 0 && secret != "" && !s.known(a, secret, now) {
+	if left := s.blocked(state, a, secret, now); left > 0 {
 		if state.refused == nil {
 			state.refused = rate.NewLimiter(floodRate, floodBurst)
 		}
@@ -140,6 +140,29 @@ func (s *Addresses) Arrive(a netip.Addr, secret string) (Verdict, time.Duration)
 		return TooMany, refill(1-state.requests.TokensAt(now), s.opts.RequestsPerMinute)
 	}
 	return Welcome, 0
+}
+
+// Blocked is for how long yet the address is blocked for this credential; 0 where
+// it isn't. It counts nothing: it is for what comes over a connection that is open
+// already.
+func (s *Addresses) Blocked(a netip.Addr, secret string) time.Duration {
+	a = Network(a)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, ok := s.states.get(a)
+	if !ok {
+		return 0
+	}
+	return s.blocked(state, a, secret, time.Now())
+}
+
+// blocked is called with mu held.
+func (s *Addresses) blocked(state *address, a netip.Addr, secret string, now time.Time) time.Duration {
+	left := state.until.Sub(now)
+	if left <= 0 || secret == "" || s.known(a, secret, now) {
+		return 0
+	}
+	return left
 }
 
 // add is called with mu held.

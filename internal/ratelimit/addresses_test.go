@@ -56,6 +56,22 @@ func TestAnAddressThatTriesCredentialsIsBlockedForLongerEachTime(t *testing.T) {
 	})
 }
 
+func TestABlockHoldsForWhatComesOverOpenConnectionsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 1, Block: 10 * time.Second})
+		s.Good(bad, "good")
+		if d := s.Blocked(bad, "x"); d != 0 {
+			t.Errorf("before any failure: %v", d)
+		}
+		fail(s, bad, 2)
+		for secret, want := range map[string]time.Duration{"x": 10 * time.Second, "good": 0, "": 0} {
+			if d := s.Blocked(bad, secret); d != want {
+				t.Errorf("%q: %v, want %v", secret, d, want)
+			}
+		}
+	})
+}
+
 func TestABlockIsForgottenAfterAnHourWithoutFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ratelimit.NewAddresses(ratelimit.AddressOptions{FailuresPerMinute: 1})

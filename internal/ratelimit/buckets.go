@@ -82,10 +82,11 @@ func (b *Buckets) bucket(d *Demand, now time.Time) *bucket {
 
 func perMinute(n int64) rate.Limit { return rate.Limit(float64(n) / 60) }
 
-// take takes n, also where that leaves a debt. A rate.Limiter gives no more than
-// its burst at once, so it is taken in parts.
+// take takes n, also where that leaves a debt, of no more than maxDebt. A
+// rate.Limiter gives no more than its burst at once, so it is taken in parts.
 func (k *bucket) take(now time.Time, n int64) {
-	for range maxDebt {
+	n = min(n, int64(k.TokensAt(now))+maxDebt*k.limit)
+	for range maxDebt + 1 {
 		part := min(n, k.limit)
 		if part <= 0 {
 			return

@@ -83,6 +83,14 @@ func TestMoreThanAMinutesWorthIsGivenOnceAndOwed(t *testing.T) {
 		if ok, l := take(t, b, of(ratelimit.TenantBytes, "u", 100, 1<<50)); !ok || l[0].Full > 61*time.Minute {
 			t.Errorf("an absurd demand is owed for longer than an hour: %v %+v", ok, l)
 		}
+		spent := of(ratelimit.TenantBytes, "v", 100, 1000)
+		spent.Spent = true
+		for range 100 { // bodies that came at the same time
+			take(t, b, spent)
+		}
+		if _, l := take(t, b, of(ratelimit.TenantBytes, "v", 100, 0)); l[0].Full > 61*time.Minute {
+			t.Errorf("many debts are owed for longer than an hour: %+v", l)
+		}
 	})
 }
 

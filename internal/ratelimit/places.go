@@ -31,14 +31,26 @@ func (p *Places) Enter(claims ...Claim) (leave func(), full int) {
 			return nil, i
 		}
 	}
+	return p.take(claims), -1
+}
+
+// Hold is Enter for what is there already, as an analysis is that another node
+// has begun: it takes the places although there may be none left.
+func (p *Places) Hold(claims ...Claim) (leave func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.take(claims)
+}
+
+// take is called with mu held.
+func (p *Places) take(claims []Claim) (leave func()) {
 	if p.counts == nil {
 		p.counts = make(map[Key]int64)
 	}
 	for _, c := range claims {
 		p.counts[c.Key]++
 	}
-	var once sync.Once
-	return func() { once.Do(func() { p.leave(claims) }) }, -1
+	return sync.OnceFunc(func() { p.leave(claims) })
 }
 
 func (p *Places) leave(claims []Claim) {

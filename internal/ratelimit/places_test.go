@@ -32,6 +32,22 @@ func TestPlacesAreTakenTogetherOrNotAtAllAndGivenBackOnce(t *testing.T) {
 	}
 }
 
+func TestWhatIsThereAlreadyHasItsPlaceThoughThereIsNone(t *testing.T) {
+	var p ratelimit.Places
+	c := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.CredentialStreams, Name: "a"}, Max: 1}
+	leaves := []func(){p.Hold(c), p.Hold(c)}
+	if _, full := p.Enter(c); full != 0 || p.Held(c.Key) != 2 {
+		t.Errorf("full %d, and %d are held, want 2", full, p.Held(c.Key))
+	}
+	for _, leave := range leaves {
+		leave()
+		leave()
+	}
+	if _, full := p.Enter(c); full >= 0 || p.Held(c.Key) != 1 {
+		t.Errorf("once both have left: full %d, and %d are held", full, p.Held(c.Key))
+	}
+}
+
 func TestManyAtOnceDoNotTakeMorePlacesThanThereAre(t *testing.T) {
 	var p ratelimit.Places
 	c := ratelimit.Claim{Key: ratelimit.Key{Kind: ratelimit.AddressConnections, Name: "a"}, Max: 5}
