@@ -14,26 +14,44 @@ func ForgetPositions(b *Backbone, id string) { b.positions.forget(id) }
 
 // Lead makes a node the leader of each part of the store. A part that has just
 // changed its leader is given time: stepping down again and again, it would
-// never have one.
+// never have one. Nobody answers for a part that has none, so each question is
+// bounded by itself.
 func Lead(ctx context.Context, b *Backbone, node string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, p := range b.opened.Load().parts() {
 		for turn := 0; ; turn++ {
-			info, err := p.stream.Info(ctx)
-			if err == nil && info.Cluster.Leader == node {
+			leader, err := leaderOf(ctx, p)
+			if leader == node {
 				break
 			}
 			if ctx.Err() != nil {
-				return fmt.Errorf("make %s lead %s: %w", node, p.name, errors.Join(err, ctx.Err()))
+				return fmt.Errorf("make %s lead %s, which %q does: %w", node, p.name, leader, errors.Join(err, ctx.Err()))
 			}
 			if turn%20 == 0 {
-				_, _ = b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node)) // asked again if it fails
+				stepDown(ctx, b, p, node)
 			}
 			pause(ctx, leaderPause)
 		}
 	}
 	return nil
+}
+
+func leaderOf(ctx context.Context, p *part) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	info, err := p.stream.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	return info.Cluster.Leader, nil
+}
+
+// stepDown asks p's leader to give way to node. It is asked again if that fails.
+func stepDown(ctx context.Context, b *Backbone, p *part, node string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = b.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+p.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, node))
 }
 
 // ElectionsHurried says that the server's variables were found.
