@@ -67,6 +67,19 @@ func StreamOf(id, tenant string) bool {
 	return tenant != "" && id[plainIDLen:] == tenantTag(id[:plainIDLen], tenant)
 }
 
+// StreamTime is when the stream of this id began, by the clock of the node that
+// made the id; zero where it isn't one.
+func StreamTime(id string) time.Time {
+	if !ValidStreamID(id) {
+		return time.Time{}
+	}
+	u, err := ulid.ParseStrict(id[:ulid.EncodedSize])
+	if err != nil { // a time beyond ULID's
+		return time.Time{}
+	}
+	return u.Timestamp()
+}
+
 // tenantTag is what a tenant's id ends with: the first 80 bits of a hash.
 func tenantTag(id, tenant string) string {
 	sum := sha256.Sum256([]byte("athena tenant" + id + tenant)) // the id has one length

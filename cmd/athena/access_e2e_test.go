@@ -103,6 +103,13 @@ func TestEachDoorIsForItsTenantAndItsScopeOnEveryNode(t *testing.T) {
 	})
 	t.Run("in the same words as of one that doesn't exist", func(t *testing.T) {
 		unknown := protocol.NewStreamIDFor("globex")
+		for end := time.Now().Add(patience); ; { // while nodes come, a new stream may be one that isn't known yet
+			if r := b.do("GET", "/v1/streams/"+unknown, "", authorization(other.Key)...); r.status == http.StatusNotFound {
+				break
+			} else if time.Now().After(end) {
+				t.Fatalf("an unknown stream: %d %s", r.status, r.body)
+			}
+		}
 		for _, d := range doors() {
 			_, _, foreign := d.knock(b, ofAcme, other.Key)
 			_, _, missing := d.knock(b, unknown, other.Key)

@@ -52,6 +52,7 @@ type Backbone struct {
 
 	keeper    keeper
 	sightings sightings
+	stirred   atomic.Int64 // when something happened to the cluster last, by the clock
 
 	mu      sync.Mutex
 	closing atomic.Bool    // set under mu, so that no subscription begins after
@@ -77,6 +78,7 @@ func Open(ctx context.Context, o Options) (_ *Backbone, err error) {
 	b.barrier.turn = make(chan struct{}, 1)
 	b.queue.init(o.LiveQueueBytes)
 	b.sightings.from = time.Now()
+	b.stir()
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open backbone: %w", err), b.Close())

@@ -215,6 +215,9 @@ func TestNodesThatJoinShareOneStoreWithThreeReplicasFromThreeOn(t *testing.T) {
 		t.Errorf("the store of two: %+v", s)
 	}
 	third := c.start(2)[0]
+	if third.Settled() {
+		t.Error("a node that has just come is settled")
+	}
 	settled(t, third)
 	wantLogSoon(t, third, "s1", w.all)
 	eventually(t, "that nothing is degraded", func() bool { return third.Store(t.Context()).Detail == "" })

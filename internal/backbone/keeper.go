@@ -175,6 +175,21 @@ func (b *Backbone) StoreUp() bool {
 	return true
 }
 
+// settleTime is how long nothing may have happened until what this node doesn't
+// know of can be believed not to be there.
+const settleTime = 10 * time.Second
+
+// stir notes that nodes came or went, or that the store was away.
+func (b *Backbone) stir() { b.stirred.Store(time.Now().UnixNano()) }
+
+// Settled reports whether nothing has happened to the cluster for a while, as far
+// as this node knows: no node has come or gone, this one included, and the store
+// took writes. Until then somebody may have something that is neither stored
+// yet, nor can be asked for. A node that is alone is always settled.
+func (b *Backbone) Settled() bool {
+	return b.alone || time.Since(time.Unix(0, b.stirred.Load())) > settleTime
+}
+
 // keep looks after the open store until ctx ends.
 func (b *Backbone) keep(ctx context.Context) {
 	tick := time.NewTicker(keepInterval)
@@ -183,6 +198,7 @@ func (b *Backbone) keep(ctx context.Context) {
 	if b.server != nil {
 		j = &janitor{b: b}
 	}
+	routes := 0
 	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -191,7 +207,15 @@ func (b *Backbone) keep(ctx context.Context) {
 		}
 		s := b.opened.Load()
 		if b.server != nil {
-			b.sightings.look(b.server.reached())
+			reached := b.server.reached()
+			b.sightings.look(reached)
+			if now := len(reached); now != routes {
+				routes = now
+				b.stir()
+			}
+		}
+		if !b.StoreUp() {
+			b.stir()
 		}
 		infos := b.look(ctx, s, n%lookEvery == 0)
 		if j != nil && ctx.Err() == nil {

@@ -37,6 +37,8 @@ type faultBus struct {
 	read      atomic.Pointer[readFault]       // in the place of reading the log
 	lag       atomic.Pointer[backbone.Record] // what reading a record gives instead
 	tail      atomic.Pointer[tails]           // what the log of the streams ends with, in the place of what it does
+	apart     atomic.Bool                     // owners can't be reached, and it looks as if there were none
+	unsettled atomic.Bool                     // nodes come and go
 	asked     atomic.Int64                    // questions to owners
 	subscribe atomic.Int64                    // live subscriptions that are in force
 }
@@ -48,6 +50,8 @@ type readFault func(real func() ([]backbone.Batch, error)) ([]backbone.Batch, er
 var errAway = fmt.Errorf("%w: the test says so", backbone.ErrNoStore)
 
 func (b *faultBus) StoreUp() bool { return !b.away.Load() && b.Backbone.StoreUp() }
+
+func (b *faultBus) Settled() bool { return !b.unsettled.Load() }
 
 func (b *faultBus) AppendLog(ctx context.Context, id string, prev uint64, batch backbone.Batch) (uint64, error) {
 	return b.StartAppend(ctx, id, prev, batch)()
@@ -150,6 +154,9 @@ func (b *faultBus) ServeHistory(id string, fn func([]byte) []byte) (func(), erro
 
 func (b *faultBus) AskHistory(ctx context.Context, id string, request []byte) ([]byte, error) {
 	b.asked.Add(1)
+	if b.apart.Load() {
+		return nil, backbone.ErrNoOwner
+	}
 	return b.Backbone.AskHistory(ctx, id, request)
 }
 

@@ -62,8 +62,9 @@ const (
 	// openTries is how often Open looks for an owner of a stream that has
 	// neither one nor an end, openRetry the first wait between, which doubles. A
 	// new owner is known to other nodes some milliseconds after its own.
-	openTries = 5
-	openRetry = 10 * time.Millisecond
+	openTries    = 5
+	openRetry    = 10 * time.Millisecond
+	openRetryMax = 250 * time.Millisecond
 )
 
 // Open follows the stream, or reads it from the log if it has ended. A stream
@@ -140,6 +141,7 @@ func (f *follower) beginAlone(ctx context.Context) error {
 func (f *follower) begin(ctx context.Context) error {
 	n, id := f.node, f.feed.ID()
 	wait := openRetry
+	var giveUp time.Time // for a stream that nobody knows yet
 	for try := 1; ; try++ {
 		owned, err := f.catchUpOnce(ctx)
 		head, ended := f.feed.Head()
@@ -149,23 +151,37 @@ func (f *follower) begin(ctx context.Context) error {
 		exists := err == nil && head > 0
 		if isNotFound(err) {
 			var recordErr error
-			if exists, recordErr = n.known(ctx, id); recordErr == nil && !exists {
-				return err
-			} else if recordErr != nil {
+			switch exists, recordErr = n.known(ctx, id); {
+			case recordErr != nil:
 				err = recordErr
+			case !exists && !n.mayBeToCome(id):
+				return err
+			case !exists && giveUp.IsZero():
+				giveUp = time.Now().Add(n.opts.YoungWait)
 			}
 		}
 		switch {
 		case exists && try >= openTries, errors.Is(err, errSilent):
 			return nil // followed without an owner
-		case ctx.Err() != nil || try >= openTries:
+		case ctx.Err() != nil || try >= openTries && time.Now().After(giveUp):
 			return away(id, err)
 		}
 		if !pause(ctx, wait) {
 			return away(id, err)
 		}
-		wait *= 2
+		wait = min(2*wait, openRetryMax)
 	}
+}
+
+// youth is how long after its beginning a stream may be unknown to nodes that are
+// there, give or take what their clocks differ.
+const youth = time.Minute
+
+// mayBeToCome reports whether a stream that is neither stored nor has an owner
+// who answers may exist all the same: it has begun just now, on a node that this
+// one is not connected with yet, or again, and that could not store it so far.
+func (n *Node) mayBeToCome(id string) bool {
+	return !n.bus.Settled() && time.Since(protocol.StreamTime(id)).Abs() < youth
 }
 
 // catchUpOnce is catchUp, and notes whether there is an owner. It doesn't wait

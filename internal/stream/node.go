@@ -73,6 +73,9 @@ type Options struct {
 	// and an owner knows so exactly when its last viewer elsewhere left.
 	// Default 3 s.
 	CheckInterval time.Duration
+	// YoungWait is how long a stream that has just begun, and that nobody knows, is
+	// looked for while nodes come and go. Default 3 s.
+	YoungWait time.Duration
 	// RetryMax bounds the wait between two tries. Default 5 s, and among several
 	// nodes 1 s: so long after a cut has healed a node may not know yet that it
 	// was taken over.
@@ -96,6 +99,7 @@ func (o Options) withDefaults() Options {
 	o.CheckInterval = cmp.Or(o.CheckInterval, 3*time.Second)
 	o.TerminalWait = cmp.Or(o.TerminalWait, time.Second)
 	o.AskTimeout = cmp.Or(o.AskTimeout, time.Second)
+	o.YoungWait = cmp.Or(o.YoungWait, 3*time.Second)
 	if o.RetryMax == 0 {
 		o.RetryMax = time.Second
 		if o.Sole {
@@ -134,6 +138,7 @@ type Bus interface {
 	Gather(ctx context.Context, topic string, request []byte, n int) ([][]byte, error)
 	Answer(topic string, fn func(request []byte) (reply []byte)) (stop func(), err error)
 	StoreUp() bool
+	Settled() bool
 	Epoch() uint64
 }
 

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -84,6 +85,48 @@ func TestReadingHistoryThatWasNeverStoredWaitsForTheNextOwner(t *testing.T) {
 	if events := <-got; len(events) == 0 || events[0].First != 2 || events[0].Seq != 1+covered {
 		t.Errorf("the reader gets %d events, want the one that covers its cursor first", len(events))
 	}
+}
+
+func TestAStreamThatHasJustBegunIsLookedForWhileNodesComeAndGo(t *testing.T) {
+	ps := peers(t, fast, "a", "b")
+	a, b := ps[0], ps[1]
+	a.bus.away.Store(true) // it isn't recorded
+	w := a.create()
+	start(t, w)
+	b.bus.apart.Store(true)
+	notFound := func(id string) bool {
+		_, err := b.hub.Metadata(t.Context(), id)
+		return protocol.AsError(err).Code == protocol.CodeStreamNotFound
+	}
+	if !notFound(w.ID()) {
+		t.Error("where nothing happens, it is not unknown")
+	}
+	b.bus.unsettled.Store(true)
+	if !notFound("01J" + w.ID()[3:]) {
+		t.Error("one of long ago is not unknown")
+	}
+	before := b.bus.asked.Load()
+	got := make(chan error, 1)
+	go func() {
+		m, err := b.hub.Metadata(t.Context(), w.ID())
+		if err == nil && m.State != protocol.StateRunning {
+			err = fmt.Errorf("its state is %s", m.State)
+		}
+		got <- err
+	}()
+	eventually(t, "it is looked for again and again", func() bool { return b.bus.asked.Load() > before+6 })
+	b.bus.apart.Store(false)
+	must(t, <-got)
+	b.bus.apart.Store(true)
+	began := time.Now()
+	_, err := b.hub.Metadata(t.Context(), protocol.NewStreamID())
+	if e := protocol.AsError(err); err == nil || !e.Retryable || e.RetryAfterMS == 0 {
+		t.Errorf("one that can't be found is answered with %v, want one that says to come back", err)
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	complete(t, w)
 }
 
 func TestAnUnknownStreamIsNotFoundAtOnceByAnyNode(t *testing.T) {
