@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -240,6 +239,3 @@ func (c *analyzeCommand) read(ctx context.Context, env *environment) (code, name
 	}
 	return strings.ToValidUTF8(string(r.code), "\uFFFD"), name, nil
 }
-
-// newKey is an Idempotency-Key.
-func newKey() string { return rand.Text() }

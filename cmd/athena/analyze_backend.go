@@ -17,6 +17,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client"
 )
 
 // The variables that analyze reads beside the settings of serve.
@@ -37,7 +38,7 @@ const (
 
 // A backend is what runs the analysis: a server, or this process.
 type backend struct {
-	*client
+	*client.Client
 	// where is the server's address, or "" for this process.
 	where string
 	// stop ends what was started for it, within ctx.
@@ -65,14 +66,17 @@ func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log 
 		if err != nil {
 			return nil, err
 		}
-		return remote(base, token), nil
+		return remote(base, token)
 	case c.Config != "":
 		return startInProcess(ctx, env, c.Config, log)
 	}
 	if host := localServer(variable(env, "ATHENA_LISTEN")); host != "" {
-		b := remote(&url.URL{Scheme: "http", Host: host}, token)
+		b, err := remote(&url.URL{Scheme: "http", Host: host}, token)
+		if err != nil {
+			return nil, err
+		}
 		probe, cancel := context.WithTimeout(ctx, probeTimeout)
-		err := b.negotiate(probe)
+		_, err = b.Negotiate(probe)
 		cancel()
 		if err == nil {
 			return b, nil
@@ -119,21 +123,22 @@ func localServer(listen string) string {
 	return ""
 }
 
-func remote(base *url.URL, token string) *backend {
-	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment, // which leaves this machine out
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
-		MaxIdleConns:          2,
-		IdleConnTimeout:       30 * time.Second,
-		ForceAttemptHTTP2:     true,
+// analyzeTransports are for one stream: what a WebSocket has for many is not
+// worth a request more. A proxy that buffers makes it the second.
+var analyzeTransports = []string{protocol.TransportSSE, protocol.TransportLongPoll}
+
+func remote(base *url.URL, token string) (*backend, error) {
+	c, err := client.New(client.Config{URL: base.String(), Token: client.StaticToken(token), Transports: analyzeTransports, UserAgent: userAgent()})
+	if err != nil {
+		return nil, err
 	}
-	return &backend{newClient(base, token, t), base.String(), func(context.Context) error {
-		t.CloseIdleConnections()
+	return &backend{c, base.String(), func(context.Context) error {
+		c.Close()
 		return nil
-	}}
+	}}, nil
 }
+
+func userAgent() string { return "athena/" + buildVersion() }
 
 // startInProcess starts a node as `athena serve` does, with the same providers,
 // that only this process can reach and that leaves nothing behind.
@@ -167,7 +172,12 @@ func startInProcess(ctx context.Context, env *environment, file string, log zero
 	go func() { served <- n.serve(ln) }()
 
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ln.dial(ctx) }}
-	return &backend{newClient(&url.URL{Scheme: "http", Host: "localhost"}, "", t), "", func(ctx context.Context) error {
+	c, err := client.New(client.Config{URL: "http://localhost", Transports: analyzeTransports, RoundTripper: t, UserAgent: userAgent()})
+	if err != nil {
+		panic(err) // of an address that is right
+	}
+	return &backend{c, "", func(ctx context.Context) error {
+		c.Close()
 		t.CloseIdleConnections()
 		err := n.shutdown(ctx)
 		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
