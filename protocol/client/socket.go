@@ -22,7 +22,7 @@ const (
 	maxMessageBytes = 64 << 20
 	// maxWaiting is how much of a stream waits for its reader; then the
 	// subscription ends, and begins again once the reader has come that far.
-	maxWaiting = 8 << 20
+	maxWaiting = 2 << 20
 	// commandTimeout bounds a command and its answer.
 	commandTimeout = 20 * time.Second
 )

@@ -41,6 +41,7 @@ func StreamOf(t *testing.T, pieces ...string) *Stream {
 	return s
 }
 
+// Add appends an event.
 func (s *Stream) Add(t *testing.T, typ protocol.Type, data any) {
 	t.Helper()
 	e, err := protocol.Encode(s.ID, 0, uint64(len(s.Events)+1), typ, time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC), data)
@@ -86,6 +87,7 @@ type Server struct {
 	Asked chan struct{} // gets one for each DELETE
 }
 
+// NewServer returns a server of s.
 func NewServer(s *Stream, connections ...func(w http.ResponseWriter, r *http.Request, after int)) *Server {
 	return &Server{Stream: s, Connections: connections, Asked: make(chan struct{}, 16)}
 }
@@ -118,6 +120,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Created answers that the analysis has begun.
 func (s *Server) Created(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
