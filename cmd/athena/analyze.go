@@ -97,7 +97,8 @@ func (c *analyzeCommand) Run(ctx context.Context, env *environment) error {
 	if err != nil {
 		return err
 	}
-	b, err := c.findBackend(ctx, env, log, s.note)
+	where := backendPlace{c.Server, c.Token, c.Config, analyzeTransports}
+	b, err := where.find(ctx, env, log, s.note)
 	if err != nil {
 		return presentable(err)
 	}

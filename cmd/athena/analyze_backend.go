@@ -45,10 +45,17 @@ type backend struct {
 	stop func(ctx context.Context) error
 }
 
-// findBackend returns the server that was asked for; else one that runs on
-// this machine; else this process. note tells the user what is not as expected.
-func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
-	server, token := c.Server, c.Token
+// A backendPlace says where analyses are to run, as flags do.
+type backendPlace struct {
+	Server, Token, Config string
+	// Transports are those to try; what the server offers where there are none.
+	Transports []string
+}
+
+// find returns the server that was asked for; else one that runs on this
+// machine; else this process. note tells the user what is not as expected.
+func (p *backendPlace) find(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
+	server, token := p.Server, p.Token
 	if server == "" {
 		server = variable(env, serverVariable)
 	}
@@ -57,21 +64,21 @@ func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log 
 	}
 	switch {
 	case server == noServer:
-		return startInProcess(ctx, env, c.Config, log)
+		return startInProcess(ctx, env, p.Config, log, p.Transports)
 	case server != "":
-		if c.Config != "" {
+		if p.Config != "" {
 			return nil, usageError("--config is for analysing in this process; a server has its own. Leave it out, or say --server %s", noServer)
 		}
 		base, err := serverURL(server)
 		if err != nil {
 			return nil, err
 		}
-		return remote(base, token)
-	case c.Config != "":
-		return startInProcess(ctx, env, c.Config, log)
+		return remote(base, token, p.Transports)
+	case p.Config != "":
+		return startInProcess(ctx, env, p.Config, log, p.Transports)
 	}
 	if host := localServer(variable(env, "ATHENA_LISTEN")); host != "" {
-		b, err := remote(&url.URL{Scheme: "http", Host: host}, token)
+		b, err := remote(&url.URL{Scheme: "http", Host: host}, token, p.Transports)
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +93,7 @@ func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log 
 		}
 		_ = b.stop(ctx)
 	}
-	return startInProcess(ctx, env, "", log)
+	return startInProcess(ctx, env, "", log, p.Transports)
 }
 
 // serverURL checks an address that the user gave.
@@ -127,8 +134,8 @@ func localServer(listen string) string {
 // worth a request more. A proxy that buffers makes it the second.
 var analyzeTransports = []string{protocol.TransportSSE, protocol.TransportLongPoll}
 
-func remote(base *url.URL, token string) (*backend, error) {
-	c, err := client.New(client.Config{URL: base.String(), Token: client.StaticToken(token), Transports: analyzeTransports, UserAgent: userAgent()})
+func remote(base *url.URL, token string, transports []string) (*backend, error) {
+	c, err := client.New(client.Config{URL: base.String(), Token: client.StaticToken(token), Transports: transports, UserAgent: userAgent()})
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +149,7 @@ func userAgent() string { return "athena/" + buildVersion() }
 
 // startInProcess starts a node as `athena serve` does, with the same providers,
 // that only this process can reach and that leaves nothing behind.
-func startInProcess(ctx context.Context, env *environment, file string, log zerolog.Logger) (_ *backend, err error) {
+func startInProcess(ctx context.Context, env *environment, file string, log zerolog.Logger, transports []string) (_ *backend, err error) {
 	dir, err := os.MkdirTemp("", "athena-analyze-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the analysis: %w", err)
@@ -172,7 +179,7 @@ func startInProcess(ctx context.Context, env *environment, file string, log zero
 	go func() { served <- n.serve(ln) }()
 
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ln.dial(ctx) }}
-	c, err := client.New(client.Config{URL: "http://localhost", Transports: analyzeTransports, RoundTripper: t, UserAgent: userAgent()})
+	c, err := client.New(client.Config{URL: "http://localhost", Transports: transports, RoundTripper: t, UserAgent: userAgent()})
 	if err != nil {
 		panic(err) // of an address that is right
 	}

@@ -44,7 +44,7 @@ func (c *clusterServer) ask(ctx context.Context, env *environment, f func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	b, err := remote(base, cmp.Or(c.Token, variable(env, tokenVariable)))
+	b, err := remote(base, cmp.Or(c.Token, variable(env, tokenVariable)), nil)
 	if err != nil {
 		return err
 	}

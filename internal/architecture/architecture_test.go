@@ -37,7 +37,7 @@ var floors = [][]string{
 	{"hub"},
 	{"internal/accounting", "internal/cluster"},
 	{"providers", "internal/cache", "internal/backbone", "internal/auth"},
-	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/audit", "internal/certificates", "internal/config", "internal/problem", "internal/connections", "internal/ratelimit", "internal/overload", "web"},
+	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/audit", "internal/certificates", "internal/config", "internal/problem", "internal/connections", "internal/ratelimit", "internal/overload", "internal/languageserver", "web"},
 	{"protocol", "internal/proxies"},
 }
 
