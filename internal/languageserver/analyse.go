@@ -14,8 +14,12 @@ import (
 	"github.com/athena-hub/athena/protocol"
 )
 
-// cancelTimeout bounds the request that ends an analysis at the server.
-const cancelTimeout = 10 * time.Second
+const (
+	// cancelTimeout bounds the request that ends an analysis at the server.
+	cancelTimeout = 10 * time.Second
+	// orphanTimeout is how long an analysis goes on whose editor has gone.
+	orphanTimeout = 30 * time.Second
+)
 
 // schedule has d analysed after a while, unless it changes before. It needs
 // s.mu.
@@ -83,7 +87,8 @@ func (s *server) request(d *document, code string, kind protocol.AnalysisKind) *
 	s.mu.Lock()
 	o, name, language := s.options, filename(s.root, d.uri), d.language
 	s.mu.Unlock()
-	r := &protocol.Request{Code: code, Analysis: cmp.Or(kind, o.Analysis, protocol.AnalysisReview), Filename: name, Provider: o.Provider, Model: o.Model}
+	r := &protocol.Request{Code: code, Analysis: cmp.Or(kind, o.Analysis, protocol.AnalysisReview), Filename: name, Provider: o.Provider, Model: o.Model,
+		OrphanTimeout: protocol.Duration(orphanTimeout)}
 	if path.Ext(name) == "" {
 		r.Language = language
 	}
@@ -136,7 +141,8 @@ func (s *server) follow(ctx context.Context, report *report, req *protocol.Reque
 	s.mu.Lock()
 	c := s.options.Client
 	s.mu.Unlock()
-	run, err := c.Analyze(ctx, req)
+	// Not ctx: an analysis whose id nobody has learnt could not be ended.
+	run, err := c.Analyze(s.ctx, req)
 	if err != nil {
 		return nil, err
 	}
