@@ -48,8 +48,8 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	s := h.streams[id]
 	h.mu.Unlock()
-	switch {
-	case r.Method == http.MethodPost:
+	switch r.Method {
+	case http.MethodPost:
 		var req protocol.Request
 		if b, err := io.ReadAll(r.Body); err != nil || json.Unmarshal(b, &req) != nil {
 			h.t.Errorf("the request is %s: %v", b, err)
@@ -76,7 +76,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(protocol.Metadata{ID: s.ID})
 		h.asked <- req
-	case r.Method == http.MethodDelete:
+	case http.MethodDelete:
 		w.WriteHeader(http.StatusAccepted)
 		h.ended <- id
 	default:

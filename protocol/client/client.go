@@ -143,6 +143,8 @@ func New(config Config) (*Client, error) {
 // ended. Runs that go on end with an error; the analyses don't end.
 func (c *Client) Close() {
 	c.cancel()
+	c.dialling <- struct{}{} // who connects gives up
+	<-c.dialling
 	c.mu.Lock()
 	s := c.socket
 	c.mu.Unlock()

@@ -250,3 +250,47 @@ func TestAStartThatIsRefusedIsNotRepeated(t *testing.T) {
 		}
 	})
 }
+
+func TestATransportThatDoesNotProveItselfIsGivenUpAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := clienttest.StreamOf(t, "one")
+		server := clienttest.NewServer(s,
+			func(_ http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() }, // no welcome
+			clienttest.Sends(s.Frames(0, 3)),                                             // which is no answer to a poll
+			clienttest.Sends(s.Frames(0, 3)))
+		got := follow(t, pipeTo(t, server, protocol.TransportSSE, protocol.TransportLongPoll), s.ID)
+		if got.err != nil || got.lines != s.Lines() || len(got.lost) != 1 || got.took < client.DefaultProbeTimeout || got.took > client.DefaultProbeTimeout+2*time.Second {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func TestPollsGoOnAfterWhatCameAndWaitWhereAServerShutsDown(t *testing.T) {
+	s := clienttest.StreamOf(t, "one", "two")
+	poll := func(after, to int, rest string) func(http.ResponseWriter, *http.Request, int) {
+		return func(w http.ResponseWriter, r *http.Request, _ int) {
+			if got := r.URL.Query().Get("after"); got != fmt.Sprint(after) {
+				t.Errorf("asked after %q, want %d", got, after)
+			}
+			var events []string
+			for _, e := range s.Events[after:to] {
+				events = append(events, string(e.JSON))
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, `{"events":[%s],"cursor":"%d"%s}`, strings.Join(events, ","), to, rest)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		server := clienttest.NewServer(s, poll(0, 1, ""), poll(1, 1, ""), poll(1, 3, `,"retry_after_ms":9000`), poll(3, 4, `,"done":true`))
+		got := follow(t, pipeTo(t, server, protocol.TransportLongPoll), s.ID)
+		if got.err != nil || got.lines != s.Lines() || len(got.lost) != 1 || got.took < 9*time.Second {
+			t.Errorf("got %+v", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		got := follow(t, pipeTo(t, clienttest.NewServer(s, poll(0, 1, `,"done":true`)), protocol.TransportLongPoll), s.ID)
+		if got.err == nil || !strings.Contains(got.err.Error(), "that is not its end") {
+			t.Errorf("got %+v", got)
+		}
+	})
+}

@@ -101,6 +101,7 @@ func (r *Run) connect(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	busy := false
+	var lost error // what another try may mend, if only some of it
 	for i, name := range names {
 		connected = false
 		a := &attempt{Run: r, proven: func() {
@@ -126,7 +127,12 @@ func (r *Run) connect(ctx context.Context) (connected bool, err error) {
 			return connected, err
 		}
 		busy = busy || unproven.busy
-		err = unproven.err
+		if err = unproven.err; !final(err) {
+			lost = err
+		}
+	}
+	if lost != nil {
+		err = lost
 	}
 	if !busy {
 		r.client.failed()
