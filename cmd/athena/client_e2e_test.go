@@ -249,7 +249,7 @@ func TestTheGoClientListsProvidersAndIsToldWhatIsWrong(t *testing.T) {
 	s := serve(t, anthropicAt(upstream(t, answer(0, "hi"))))
 	_, c := throughTurnstile(t, s, client.Config{})
 	providers, err := c.Providers(t.Context())
-	if err != nil || len(providers) < 2 || providers[0].Name == "" || providers[0].State == "" || !bytes.Contains(providers[0].JSON, []byte(`"health"`)) {
+	if err != nil || len(providers) < 2 || providers[0].Name == "" || providers[0].State == "" || !bytes.Contains(providers[0].JSON, []byte(`"features"`)) {
 		t.Errorf("got %+v, %v", providers, err)
 	}
 	if _, err := c.Analyze(t.Context(), &protocol.Request{Code: "x", Provider: "nobody"}); !errors.Is(err, protocol.ErrValidation) {

@@ -76,7 +76,7 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, options Options) {
 	defer end()
 	s := &server{ctx: ctx, end: end, options: options, documents: make(map[string]*document), files: make(map[string][sha256.Size]byte)}
 	started := make(chan struct{})
-	s.conn = jsonrpc2.NewConn(ctx, jsonrpc2.NewBufferedStream(rw, jsonrpc2.VSCodeObjectCodec{}), handler{s, started})
+	s.conn = jsonrpc2.NewConn(ctx, jsonrpc2.NewBufferedStream(rw, jsonrpc2.VSCodeObjectCodec{}), handler{s, started}, jsonrpc2.SetLogger(silent{}))
 	close(started)
 	select {
 	case <-s.conn.DisconnectNotify():
@@ -86,6 +86,12 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, options Options) {
 	s.tasks.Wait()
 	_ = s.conn.Close()
 }
+
+// silent is for what the connection would log: how it ended, which DisconnectNotify
+// has told.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
 
 // A handler takes messages one after the other: what takes long goes on beside.
 type handler struct {
