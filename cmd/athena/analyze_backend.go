@@ -177,6 +177,11 @@ func startInProcess(ctx context.Context, env *environment, file string, log zero
 	ln := newPipeListener()
 	served := make(chan error, 1)
 	go func() { served <- n.serve(ln) }()
+	select {
+	case <-ln.accepting: // it may be shut down from now on
+	case err := <-served:
+		served <- err
+	}
 
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ln.dial(ctx) }}
 	c, err := client.New(client.Config{URL: "http://localhost", Transports: transports, RoundTripper: t, UserAgent: userAgent()})
@@ -222,12 +227,15 @@ type pipeListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+	// accepting is closed when somebody accepts for the first time.
+	accepting chan struct{}
+	first     sync.Once
 }
 
 var _ net.Listener = (*pipeListener)(nil)
 
 func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{}), accepting: make(chan struct{})}
 }
 
 func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
@@ -245,6 +253,7 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 
 // Accept returns the other end of a connection that was dialled.
 func (l *pipeListener) Accept() (net.Conn, error) {
+	l.first.Do(func() { close(l.accepting) })
 	select {
 	case c := <-l.conns:
 		return c, nil
