@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -98,7 +97,8 @@ func (c *analyzeCommand) Run(ctx context.Context, env *environment) error {
 	if err != nil {
 		return err
 	}
-	b, err := c.findBackend(ctx, env, log, s.note)
+	where := backendPlace{c.Server, c.Token, c.Config, analyzeTransports}
+	b, err := where.find(ctx, env, log, s.note)
 	if err != nil {
 		return presentable(err)
 	}
@@ -240,6 +240,3 @@ func (c *analyzeCommand) read(ctx context.Context, env *environment) (code, name
 	}
 	return strings.ToValidUTF8(string(r.code), "\uFFFD"), name, nil
 }
-
-// newKey is an Idempotency-Key.
-func newKey() string { return rand.Text() }

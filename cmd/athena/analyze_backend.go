@@ -17,6 +17,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client"
 )
 
 // The variables that analyze reads beside the settings of serve.
@@ -37,17 +38,24 @@ const (
 
 // A backend is what runs the analysis: a server, or this process.
 type backend struct {
-	*client
+	*client.Client
 	// where is the server's address, or "" for this process.
 	where string
 	// stop ends what was started for it, within ctx.
 	stop func(ctx context.Context) error
 }
 
-// findBackend returns the server that was asked for; else one that runs on
-// this machine; else this process. note tells the user what is not as expected.
-func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
-	server, token := c.Server, c.Token
+// A backendPlace says where analyses are to run, as flags do.
+type backendPlace struct {
+	Server, Token, Config string
+	// Transports are those to try; what the server offers where there are none.
+	Transports []string
+}
+
+// find returns the server that was asked for; else one that runs on this
+// machine; else this process. note tells the user what is not as expected.
+func (p *backendPlace) find(ctx context.Context, env *environment, log zerolog.Logger, note func(string)) (*backend, error) {
+	server, token := p.Server, p.Token
 	if server == "" {
 		server = variable(env, serverVariable)
 	}
@@ -56,23 +64,26 @@ func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log 
 	}
 	switch {
 	case server == noServer:
-		return startInProcess(ctx, env, c.Config, log)
+		return startInProcess(ctx, env, p.Config, log, p.Transports)
 	case server != "":
-		if c.Config != "" {
+		if p.Config != "" {
 			return nil, usageError("--config is for analysing in this process; a server has its own. Leave it out, or say --server %s", noServer)
 		}
 		base, err := serverURL(server)
 		if err != nil {
 			return nil, err
 		}
-		return remote(base, token), nil
-	case c.Config != "":
-		return startInProcess(ctx, env, c.Config, log)
+		return remote(base, token, p.Transports)
+	case p.Config != "":
+		return startInProcess(ctx, env, p.Config, log, p.Transports)
 	}
 	if host := localServer(variable(env, "ATHENA_LISTEN")); host != "" {
-		b := remote(&url.URL{Scheme: "http", Host: host}, token)
+		b, err := remote(&url.URL{Scheme: "http", Host: host}, token, p.Transports)
+		if err != nil {
+			return nil, err
+		}
 		probe, cancel := context.WithTimeout(ctx, probeTimeout)
-		err := b.negotiate(probe)
+		_, err = b.Negotiate(probe)
 		cancel()
 		if err == nil {
 			return b, nil
@@ -82,7 +93,7 @@ func (c *analyzeCommand) findBackend(ctx context.Context, env *environment, log 
 		}
 		_ = b.stop(ctx)
 	}
-	return startInProcess(ctx, env, "", log)
+	return startInProcess(ctx, env, "", log, p.Transports)
 }
 
 // serverURL checks an address that the user gave.
@@ -119,25 +130,26 @@ func localServer(listen string) string {
 	return ""
 }
 
-func remote(base *url.URL, token string) *backend {
-	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment, // which leaves this machine out
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
-		MaxIdleConns:          2,
-		IdleConnTimeout:       30 * time.Second,
-		ForceAttemptHTTP2:     true,
+// analyzeTransports are for one stream: what a WebSocket has for many is not
+// worth a request more. A proxy that buffers makes it the second.
+var analyzeTransports = []string{protocol.TransportSSE, protocol.TransportLongPoll}
+
+func remote(base *url.URL, token string, transports []string) (*backend, error) {
+	c, err := client.New(client.Config{URL: base.String(), Token: client.StaticToken(token), Transports: transports, UserAgent: userAgent()})
+	if err != nil {
+		return nil, err
 	}
-	return &backend{newClient(base, token, t), base.String(), func(context.Context) error {
-		t.CloseIdleConnections()
+	return &backend{c, base.String(), func(context.Context) error {
+		c.Close()
 		return nil
-	}}
+	}}, nil
 }
+
+func userAgent() string { return "athena/" + buildVersion() }
 
 // startInProcess starts a node as `athena serve` does, with the same providers,
 // that only this process can reach and that leaves nothing behind.
-func startInProcess(ctx context.Context, env *environment, file string, log zerolog.Logger) (_ *backend, err error) {
+func startInProcess(ctx context.Context, env *environment, file string, log zerolog.Logger, transports []string) (_ *backend, err error) {
 	dir, err := os.MkdirTemp("", "athena-analyze-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the analysis: %w", err)
@@ -165,9 +177,19 @@ func startInProcess(ctx context.Context, env *environment, file string, log zero
 	ln := newPipeListener()
 	served := make(chan error, 1)
 	go func() { served <- n.serve(ln) }()
+	select {
+	case <-ln.accepting: // it may be shut down from now on
+	case err := <-served:
+		served <- err
+	}
 
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ln.dial(ctx) }}
-	return &backend{newClient(&url.URL{Scheme: "http", Host: "localhost"}, "", t), "", func(ctx context.Context) error {
+	c, err := client.New(client.Config{URL: "http://localhost", Transports: transports, RoundTripper: t, UserAgent: userAgent()})
+	if err != nil {
+		panic(err) // of an address that is right
+	}
+	return &backend{c, "", func(ctx context.Context) error {
+		c.Close()
 		t.CloseIdleConnections()
 		err := n.shutdown(ctx)
 		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -205,12 +227,15 @@ type pipeListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+	// accepting is closed when somebody accepts for the first time.
+	accepting chan struct{}
+	first     sync.Once
 }
 
 var _ net.Listener = (*pipeListener)(nil)
 
 func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{}), accepting: make(chan struct{})}
 }
 
 func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
@@ -228,6 +253,7 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 
 // Accept returns the other end of a connection that was dialled.
 func (l *pipeListener) Accept() (net.Conn, error) {
+	l.first.Do(func() { close(l.accepting) })
 	select {
 	case c := <-l.conns:
 		return c, nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client/clienttest"
 	"github.com/athena-hub/athena/providers/providertest"
 )
 
@@ -167,7 +168,7 @@ func listen(t *testing.T, variables []string, args ...string) (address string) {
 }
 
 // scripted serves s on the loopback.
-func scripted(t *testing.T, s *scriptedServer) (url string) {
+func scripted(t *testing.T, s *clienttest.Server) (url string) {
 	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client"
 )
 
 // An analysisRun is one analysis from its request to its end. One goroutine
@@ -35,7 +36,7 @@ type analysisRun struct {
 	asked    bool // to cancel
 
 	// Owned by the goroutine that talks with the server, until it has ended.
-	follower follower
+	followed *client.Run
 }
 
 // A message is what the goroutine that talks with the server has to tell. One
@@ -62,7 +63,7 @@ func (a *analysisRun) run(ctx context.Context) error {
 	cancelled := make(chan error, 1)
 	cancel := func() {
 		tasks.Go(func() {
-			if err := a.backend.cancel(ctx, a.id); err != nil && ctx.Err() == nil {
+			if err := a.backend.Cancel(ctx, a.id); err != nil && ctx.Err() == nil {
 				cancelled <- err
 			}
 		})
@@ -117,7 +118,7 @@ func (a *analysisRun) talk(ctx context.Context, messages chan<- message) error {
 			return context.Cause(ctx)
 		}
 	}
-	id, err := a.backend.start(ctx, a.request, newKey())
+	stream, err := a.backend.Analyze(ctx, a.request)
 	if err != nil {
 		err = a.from(err)
 		if errors.Is(err, protocol.ErrValidation) || errors.Is(err, protocol.ErrAuthentication) {
@@ -125,21 +126,24 @@ func (a *analysisRun) talk(ctx context.Context, messages chan<- message) error {
 		}
 		return err
 	}
-	if err := tell(message{id: id}); err != nil {
+	if err := tell(message{id: stream.ID()}); err != nil {
 		return err
 	}
+	a.followed = stream
 	told := false
-	a.follower = follower{client: a.backend.client, id: id,
-		event: func(ev *protocol.Event, json []byte) error { return tell(message{event: ev, json: json}) },
-		lost: func(err error) {
-			if !told {
-				_ = tell(message{lost: err}) // fails only where everything ends
-			}
-			told = true
-		},
+	stream.Lost = func(err error) {
+		if !told {
+			_ = tell(message{lost: err}) // fails only where everything ends
+		}
+		told = true
 	}
-	if err := a.follower.follow(ctx); err != nil {
-		return a.from(err)
+	for event, err := range stream.Events(ctx) {
+		if err != nil {
+			return a.from(err)
+		}
+		if err := tell(message{event: &event.Event, json: event.JSON}); err != nil {
+			return a.from(err)
+		}
 	}
 	return nil
 }
@@ -156,7 +160,7 @@ func (a *analysisRun) from(err error) error {
 func (a *analysisRun) abandon(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(ctx, nodeStopTimeout)
 	defer cancel()
-	_ = a.backend.cancelOnce(ctx, a.id) // nobody watches it: it would end by itself
+	_ = a.backend.CancelOnce(ctx, a.id) // nobody watches it: it would end by itself
 	_ = a.screen.end()
 	if errors.Is(err, syscall.EPIPE) {
 		return &exitError{exitFailed, nil} // the reader had enough
@@ -301,7 +305,7 @@ func (a *analysisRun) finish(err error) error {
 	if err != nil {
 		return err
 	}
-	t := &a.follower.seen
+	t := a.followed.Transcript()
 	switch end := t.Terminal(); end.Type {
 	case protocol.TypeFailed:
 		var d protocol.Failed
@@ -354,7 +358,7 @@ func about(estimated bool) string {
 
 // summary is the last line of a completed analysis.
 func (a *analysisRun) summary() string {
-	t := &a.follower.seen
+	t := a.followed.Transcript()
 	counts := make(map[protocol.Severity]int)
 	for _, f := range t.Findings() {
 		counts[f.Severity]++

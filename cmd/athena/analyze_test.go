@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client/clienttest"
 	"github.com/athena-hub/athena/providers/providertest"
 )
 
@@ -75,11 +76,11 @@ func TestADumbTerminalGetsPlainText(t *testing.T) {
 }
 
 func TestJSONIsTheEventsAsTheyCame(t *testing.T) {
-	s := streamOf(t, "one\x1b[31m ", "two\u009b")
-	server := newScriptedServer(s, cutsAfter(s.frames(0, 2)), sends(s.frames(2, 4)))
+	s := clienttest.StreamOf(t, "one\x1b[31m ", "two\u009b")
+	server := clienttest.NewServer(s, clienttest.CutsAfter(s.Frames(0, 2)), clienttest.Sends(s.Frames(2, 4)))
 	i := invoke(t, false, nil, strings.NewReader(smallFile), "analyze", "--json", "--server", scripted(t, server))
-	if code := i.wait(); code != exitOK || i.out.String() != s.lines() {
-		t.Errorf("exit code %d, stdout %q, want %q", code, i.out, s.lines())
+	if code := i.wait(); code != exitOK || i.out.String() != s.Lines() {
+		t.Errorf("exit code %d, stdout %q, want %q", code, i.out, s.Lines())
 	}
 	if want := "athena: lost the connection (unexpected EOF); resuming\n"; i.err.String() != want {
 		t.Errorf("stderr is %q, want %q", i.err, want)
@@ -228,20 +229,20 @@ func TestAnInterruptCancelsTheAnalysis(t *testing.T) {
 }
 
 func TestAnInterruptBeforeTheStartCancelsAsSoonAsThereIsSomethingToCancel(t *testing.T) {
-	s := &scriptedStream{id: protocol.NewStreamID()}
-	s.add(t, protocol.TypeStarted, protocol.Started{Provider: "scripted", Attempt: 1})
-	s.add(t, protocol.TypeCancelled, protocol.Cancelled{By: protocol.CancelClient})
+	s := &clienttest.Stream{ID: protocol.NewStreamID()}
+	s.Add(t, protocol.TypeStarted, protocol.Started{Provider: "scripted", Attempt: 1})
+	s.Add(t, protocol.TypeCancelled, protocol.Cancelled{By: protocol.CancelClient})
 	reached, release := make(chan struct{}), make(chan struct{})
-	server := newScriptedServer(s)
-	server.start = func(w http.ResponseWriter, _ *http.Request) {
+	server := clienttest.NewServer(s)
+	server.Start = func(w http.ResponseWriter, _ *http.Request) {
 		close(reached)
 		<-release
-		server.created(w)
+		server.Created(w)
 	}
-	server.connections = append(server.connections, func(w http.ResponseWriter, r *http.Request, after int) {
-		sends(s.frames(0, 1))(w, r, after)
-		<-server.asked
-		_, _ = w.Write(s.frames(1, 2))
+	server.Connections = append(server.Connections, func(w http.ResponseWriter, r *http.Request, after int) {
+		clienttest.Sends(s.Frames(0, 1))(w, r, after)
+		<-server.Asked
+		_, _ = w.Write(s.Frames(1, 2))
 	})
 	i := invoke(t, false, nil, nil, "analyze", writeCode(t, smallFile), "--server", scripted(t, server))
 	<-reached
@@ -254,19 +255,19 @@ func TestAnInterruptBeforeTheStartCancelsAsSoonAsThereIsSomethingToCancel(t *tes
 }
 
 func TestFindingsOfADiscardedAttemptDoNotCount(t *testing.T) {
-	s := &scriptedStream{id: protocol.NewStreamID()}
-	s.add(t, protocol.TypeStarted, protocol.Started{Provider: "one", Attempt: 1})
-	s.add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 1, Text: "wrong"})
-	s.add(t, protocol.TypeFinding, protocol.Finding{Rule: "r", Severity: protocol.SeverityCritical, Message: "m", Range: protocol.Range{Start: protocol.Position{Line: 1, Column: 2}}})
-	s.add(t, protocol.TypeFailover, protocol.Failover{From: "one", To: "two", Attempt: 2, Reason: "timeout", Discard: true})
-	s.add(t, protocol.TypeStarted, protocol.Started{Provider: "two", Attempt: 2})
-	s.add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 2, Text: "right"})
+	s := &clienttest.Stream{ID: protocol.NewStreamID()}
+	s.Add(t, protocol.TypeStarted, protocol.Started{Provider: "one", Attempt: 1})
+	s.Add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 1, Text: "wrong"})
+	s.Add(t, protocol.TypeFinding, protocol.Finding{Rule: "r", Severity: protocol.SeverityCritical, Message: "m", Range: protocol.Range{Start: protocol.Position{Line: 1, Column: 2}}})
+	s.Add(t, protocol.TypeFailover, protocol.Failover{From: "one", To: "two", Attempt: 2, Reason: "timeout", Discard: true})
+	s.Add(t, protocol.TypeStarted, protocol.Started{Provider: "two", Attempt: 2})
+	s.Add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 2, Text: "right"})
 	var d protocol.Digest
 	d.Add("right")
 	n, sum := d.Sum()
-	s.add(t, protocol.TypeCompleted, protocol.Completed{FinishReason: "stop", Provider: "two", Events: 7, Bytes: n, SHA256: sum})
+	s.Add(t, protocol.TypeCompleted, protocol.Completed{FinishReason: "stop", Provider: "two", Events: 7, Bytes: n, SHA256: sum})
 	path := writeCode(t, smallFile)
-	i := invoke(t, true, nil, nil, "analyze", path, "--fail-on", "info", "--server", scripted(t, newScriptedServer(s, sends(s.frames(0, 7)))))
+	i := invoke(t, true, nil, nil, "analyze", path, "--fail-on", "info", "--server", scripted(t, clienttest.NewServer(s, clienttest.Sends(s.Frames(0, 7)))))
 	want := "wrong\n" + path + ":1:2: critical: m [r]\n--- one failed (timeout); two starts again: disregard what is above ---\nright\n0 findings · two · "
 	if code := i.wait(); code != exitOK || !strings.HasPrefix((tty{i.out}).shows(t), want) {
 		t.Errorf("exit code %d, the terminal shows %q, want %q", code, (tty{i.out}).shows(t), want)
@@ -274,13 +275,13 @@ func TestFindingsOfADiscardedAttemptDoNotCount(t *testing.T) {
 }
 
 func TestASecondInterruptLeavesAtOnce(t *testing.T) {
-	s := streamOf(t, "It begins ")
-	server := newScriptedServer(s, hangsAfter(s.frames(0, 2)))
+	s := clienttest.StreamOf(t, "It begins ")
+	server := clienttest.NewServer(s, clienttest.HangsAfter(s.Frames(0, 2)))
 	i := invoke(t, false, nil, nil, "analyze", writeCode(t, smallFile), "--server", scripted(t, server))
 	i.out.waitFor(t, "It begins")
 	i.interrupts <- os.Interrupt
 	select {
-	case <-server.asked:
+	case <-server.Asked:
 	case <-time.After(cliPatience):
 		t.Fatal("the server was not asked to cancel")
 	}
@@ -329,8 +330,8 @@ func TestAReaderThatHasEnoughEndsTheAnalysisQuietly(t *testing.T) {
 		err  error
 		want string
 	}{{syscall.EPIPE, ""}, {syscall.ENOSPC, "athena: write the analysis: no space left on device\n"}} {
-		s := streamOf(t, "one", "two")
-		server := newScriptedServer(s, hangsAfter(s.frames(0, 2)))
+		s := clienttest.StreamOf(t, "one", "two")
+		server := clienttest.NewServer(s, clienttest.HangsAfter(s.Frames(0, 2)))
 		stderr := newSink()
 		code := run(t.Context(), &environment{args: []string{"analyze", writeCode(t, smallFile), "--server", scripted(t, server)},
 			stdout: broken{c.err}, stderr: stderr})
@@ -338,7 +339,7 @@ func TestAReaderThatHasEnoughEndsTheAnalysisQuietly(t *testing.T) {
 			t.Errorf("exit code %d, stderr %q, want %q", code, stderr, c.want)
 		}
 		select {
-		case <-server.asked:
+		case <-server.Asked:
 		case <-time.After(cliPatience):
 			t.Error("the analysis was not cancelled")
 		}
@@ -398,8 +399,8 @@ func TestExitCodesTellWhatHappened(t *testing.T) {
 }
 
 func TestAQuestionAloneMakesACustomAnalysis(t *testing.T) {
-	s := streamOf(t, "yes")
-	server := newScriptedServer(s, sends(s.frames(0, 3)))
+	s := clienttest.StreamOf(t, "yes")
+	server := clienttest.NewServer(s, clienttest.Sends(s.Frames(0, 3)))
 	path := writeCode(t, smallFile)
 	i := invoke(t, false, nil, nil, "analyze", path, "-p", "Is it safe?", "--provider", "claude", "--model", "m", "--max-tokens", "99", "-l", "go",
 		"--server", scripted(t, server)+"/")
@@ -408,10 +409,8 @@ func TestAQuestionAloneMakesACustomAnalysis(t *testing.T) {
 	}
 	want := `{"code":"package main\n\nfunc main() {\n\tprintln(\"hi\")\n}\n","language":"go","filename":"main.go","analysis":"custom",` +
 		`"prompt":"Is it safe?","provider":"claude","model":"m","options":{"max_tokens":99},"cache":"use"}` + "\n"
-	server.mu.Lock()
-	defer server.mu.Unlock()
-	if len(server.bodies) != 1 || server.bodies[0] != want {
-		t.Errorf("the server was asked %q, want %q", server.bodies, want)
+	if len(server.Bodies()) != 1 || server.Bodies()[0] != want {
+		t.Errorf("the server was asked %q, want %q", server.Bodies(), want)
 	}
 }
 
@@ -427,14 +426,14 @@ func TestTheServerLearnsNothingAboveTheDirectory(t *testing.T) {
 func TestWhatAServerSaysCanNotReachTheTerminal(t *testing.T) {
 	const evil = "\x1b]0;owned\a\u009b2J\u202e"
 	const shown = "^[]0;owned^G<U+009B>2J<U+202E>"
-	s := &scriptedStream{id: protocol.NewStreamID()}
-	s.add(t, protocol.TypeStarted, protocol.Started{Provider: evil, Attempt: 1})
-	s.add(t, protocol.TypeProgress, protocol.Progress{Stage: evil})
-	s.add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 1, Text: "T" + evil})
-	s.add(t, protocol.TypeFinding, protocol.Finding{Rule: "R" + evil, Severity: "S" + evil, Message: "M\n" + evil, Suggestion: "G" + evil})
-	s.add(t, protocol.TypeFailover, protocol.Failover{From: "F" + evil, To: "N" + evil, Reason: "W" + evil, Discard: true})
-	s.add(t, protocol.TypeFailed, protocol.Failed{Error: &protocol.Error{Code: "internal", Title: "T", Detail: "D" + evil, Status: 500}})
-	url := scripted(t, newScriptedServer(s, sends(s.frames(0, 6))))
+	s := &clienttest.Stream{ID: protocol.NewStreamID()}
+	s.Add(t, protocol.TypeStarted, protocol.Started{Provider: evil, Attempt: 1})
+	s.Add(t, protocol.TypeProgress, protocol.Progress{Stage: evil})
+	s.Add(t, protocol.TypeChunk, protocol.Chunk{Kind: protocol.KindText, Attempt: 1, Text: "T" + evil})
+	s.Add(t, protocol.TypeFinding, protocol.Finding{Rule: "R" + evil, Severity: "S" + evil, Message: "M\n" + evil, Suggestion: "G" + evil})
+	s.Add(t, protocol.TypeFailover, protocol.Failover{From: "F" + evil, To: "N" + evil, Reason: "W" + evil, Discard: true})
+	s.Add(t, protocol.TypeFailed, protocol.Failed{Error: &protocol.Error{Code: "internal", Title: "T", Detail: "D" + evil, Status: 500}})
+	url := scripted(t, clienttest.NewServer(s, clienttest.Sends(s.Frames(0, 6))))
 	path := writeCode(t, smallFile)
 
 	i := invoke(t, false, nil, nil, "analyze", path, "--server", url)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client"
 )
 
 // clusterCommand is for operators of several nodes. It asks any of them.
@@ -30,7 +32,7 @@ type clusterServer struct {
 }
 
 // ask calls f with a client of the node.
-func (c *clusterServer) ask(ctx context.Context, env *environment, f func(context.Context, *client) error) error {
+func (c *clusterServer) ask(ctx context.Context, env *environment, f func(context.Context, *client.Client) error) error {
 	base := &url.URL{Scheme: "http", Host: localServer(variable(env, "ATHENA_LISTEN"))}
 	if server := cmp.Or(c.Server, variable(env, serverVariable)); server != "" {
 		var err error
@@ -42,12 +44,29 @@ func (c *clusterServer) ask(ctx context.Context, env *environment, f func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	b := remote(base, cmp.Or(c.Token, variable(env, tokenVariable)))
-	err := f(ctx, b.client)
+	b, err := remote(base, cmp.Or(c.Token, variable(env, tokenVariable)), nil)
+	if err != nil {
+		return err
+	}
+	err = f(ctx, b.Client)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", base, err)
 	}
 	return errors.Join(err, b.stop(ctx))
+}
+
+const (
+	// requestTimeout bounds an operator's request.
+	requestTimeout = 60 * time.Second
+	// maxAnswerBytes bounds the answer.
+	maxAnswerBytes = 1 << 20
+)
+
+func readJSON(res *http.Response, v any) error {
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswerBytes)).Decode(v); err != nil {
+		return fmt.Errorf("the answer is not Athena's, or broke off: %w", err)
+	}
+	return nil
 }
 
 type clusterStatus struct {
@@ -58,12 +77,12 @@ type clusterStatus struct {
 // Run shows the cluster as one node sees it.
 func (c *clusterStatus) Run(ctx context.Context, env *environment) error {
 	var status gateway.Cluster
-	err := c.ask(ctx, env, func(ctx context.Context, cl *client) error {
-		res, err := cl.do(ctx, http.MethodGet, nil, "", nil, "v1", "cluster") //nolint:bodyclose // discard closes it
+	err := c.ask(ctx, env, func(ctx context.Context, cl *client.Client) error {
+		res, err := cl.Do(ctx, http.MethodGet, nil, "v1", "cluster")
 		if err != nil {
 			return err
 		}
-		defer discard(res.Body)
+		defer func() { _ = res.Body.Close() }()
 		if !c.JSON {
 			return readJSON(res, &status)
 		}
@@ -154,10 +173,10 @@ A node that was forgotten and comes back within five minutes by the same name wa
 
 // Run forgets one.
 func (c *clusterForget) Run(ctx context.Context, env *environment) error {
-	err := c.ask(ctx, env, func(ctx context.Context, cl *client) error {
-		res, err := cl.do(ctx, http.MethodDelete, nil, "", nil, "v1", "cluster", "nodes", c.Node) //nolint:bodyclose // discard closes it
+	err := c.ask(ctx, env, func(ctx context.Context, cl *client.Client) error {
+		res, err := cl.Do(ctx, http.MethodDelete, nil, "v1", "cluster", "nodes", c.Node)
 		if err == nil {
-			discard(res.Body)
+			_ = res.Body.Close()
 		}
 		return err
 	})

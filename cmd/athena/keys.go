@@ -13,6 +13,7 @@ import (
 
 	"github.com/athena-hub/athena/internal/gateway"
 	"github.com/athena-hub/athena/protocol"
+	"github.com/athena-hub/athena/protocol/client"
 )
 
 // keysCommand is for operators: it asks a node, which tells all others.
@@ -150,12 +151,12 @@ func (c *clusterServer) askKeys(ctx context.Context, env *environment, method st
 			return err
 		}
 	}
-	err := c.ask(ctx, env, func(ctx context.Context, cl *client) error {
-		res, err := cl.do(ctx, method, b, "", nil, path...) //nolint:bodyclose // discard closes it
+	err := c.ask(ctx, env, func(ctx context.Context, cl *client.Client) error {
+		res, err := cl.Do(ctx, method, b, path...)
 		if err != nil {
 			return err
 		}
-		defer discard(res.Body)
+		defer func() { _ = res.Body.Close() }()
 		return f(res)
 	})
 	if e, ok := errors.AsType[*protocol.Error](err); ok && errors.Is(e, protocol.ErrValidation) {

@@ -34,6 +34,7 @@ var version string
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run a node: the API, the page and the three transports."`
 	Analyze analyzeCommand `cmd:"" help:"Analyse a file and show the answer as it comes."`
+	LSP     lspCommand     `cmd:"" name:"lsp" help:"Be a language server: findings in an editor while it is typed in."`
 	Keys    keysCommand    `cmd:"" help:"Make, show and end API keys."`
 	Cluster clusterCommand `cmd:"" help:"Show and tend a cluster of nodes."`
 	Version versionCommand `cmd:"" help:"Tell the version."`

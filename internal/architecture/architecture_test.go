@@ -37,7 +37,7 @@ var floors = [][]string{
 	{"hub"},
 	{"internal/accounting", "internal/cluster"},
 	{"providers", "internal/cache", "internal/backbone", "internal/auth"},
-	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/audit", "internal/certificates", "internal/config", "internal/problem", "internal/connections", "internal/ratelimit", "internal/overload", "web"},
+	{"internal/resilience", "internal/secrets", "internal/telemetry", "internal/audit", "internal/certificates", "internal/config", "internal/problem", "internal/connections", "internal/ratelimit", "internal/overload", "internal/languageserver", "web"},
 	{"protocol", "internal/proxies"},
 }
 
@@ -56,6 +56,12 @@ var forbidden = []struct{ from, to, why string }{
 var pure = map[string]struct{ allowed []string }{
 	// net/http for the numbers of the status codes.
 	"protocol": {allowed: []string{"net/http"}},
+}
+
+// lean packages are for other people's programs, and bring them nothing but
+// the standard library, Athena's packages that are named, and these.
+var lean = map[string]struct{ allowed []string }{
+	"protocol/client": {allowed: []string{module + "/protocol", "github.com/coder/websocket", "github.com/r3labs/sse/v2"}},
 }
 
 // effects are the standard library's packages that do I/O, each with those
@@ -135,6 +141,26 @@ func TestPackagesThatOnlyComputeImportNoIO(t *testing.T) {
 				t.Errorf("%s: %s imports %s, but it stands on its own", at, file.dir, imported)
 			}
 		}
+	}
+}
+
+func TestPackagesForOtherProgramsBringThemLittle(t *testing.T) {
+	checked := 0
+	for _, file := range goFiles(t) {
+		rule, isLean := lean[file.dir]
+		if !isLean || file.test {
+			continue
+		}
+		checked++
+		for imported, at := range file.imports() {
+			standard := !strings.Contains(strings.Split(imported, "/")[0], ".")
+			if !standard && !slices.Contains(rule.allowed, imported) {
+				t.Errorf("%s: %s imports %s, which everybody who imports it would then have too", at, file.dir, imported)
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("none of the packages is there")
 	}
 }
 

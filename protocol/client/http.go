@@ -1,9 +1,10 @@
-package main
+package client
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,31 +23,10 @@ import (
 
 const (
 	// maxAnswerBytes bounds an answer that is no stream.
-	maxAnswerBytes = 1 << 20
-	// startPatience is how long a request for an analysis is repeated.
-	startPatience = 20 * time.Second
+	maxAnswerBytes = 4 << 20
 	// requestTimeout bounds one request that is no stream.
 	requestTimeout = 60 * time.Second
 )
-
-// A client speaks the protocol with one server, over plain HTTP and SSE.
-// What it is told it trusts no further than the protocol lets it check. It may
-// be used by several goroutines at once.
-type client struct {
-	base  *url.URL
-	token string // "" for none
-	http  *http.Client
-}
-
-// newClient returns a client of the server at base. Redirects are not
-// followed: a POST that became a GET, or a token that went elsewhere, would be
-// worse than an error.
-func newClient(base *url.URL, token string, transport http.RoundTripper) *client {
-	return &client{base, token, &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-}
 
 // A lostError is a failure that another try may mend: a connection that broke,
 // or a server that is busy, restarting or behind a proxy that can't reach it.
@@ -59,26 +39,25 @@ type lostError struct {
 func (e *lostError) Error() string { return e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
 
-// negotiate reports whether an Athena that takes the client's token answers.
-func (c *client) negotiate(ctx context.Context) error {
-	res, err := c.do(ctx, http.MethodPost, nil, "", nil, "v1", "negotiate") //nolint:bodyclose // discard closes it
-	if err != nil {
-		return err
+// A foreignError is an answer that no Athena gave: a proxy's, say.
+type foreignError struct{ what string }
+
+func (e *foreignError) Error() string { return e.what }
+
+// plain is err as callers see it.
+func plain(err error) error {
+	if lost, ok := err.(*lostError); ok { //nolint:errorlint // only the outermost is taken off
+		return lost.err
 	}
-	defer discard(res.Body)
-	var n protocol.Negotiation
-	if err := readJSON(res, &n); err != nil {
-		return err
-	}
-	if n.Protocol != protocol.Version {
-		return fmt.Errorf("the server speaks %.40q, and not %q", n.Protocol, protocol.Version)
-	}
-	return nil
+	return err
 }
+
+// newKey is an Idempotency-Key.
+func newKey() string { return rand.Text() }
 
 // start starts an analysis and returns its stream. It repeats the request
 // where that may help; the Idempotency-Key makes it one analysis all the same.
-func (c *client) start(ctx context.Context, req *protocol.Request, key string) (id string, err error) {
+func (c *Client) start(ctx context.Context, req *protocol.Request, key string) (id string, err error) {
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
 	enc.SetEscapeHTML(false) // \u003c would make code six times as large
@@ -86,7 +65,7 @@ func (c *client) start(ctx context.Context, req *protocol.Request, key string) (
 		return "", err
 	}
 	header := http.Header{"Idempotency-Key": {key}}
-	retry := newRetry(startPatience)
+	retry := newRetry(c.config.StartPatience)
 	for {
 		id, err := c.startOnce(ctx, body.Bytes(), header)
 		lost, ok := errors.AsType[*lostError](err)
@@ -99,16 +78,16 @@ func (c *client) start(ctx context.Context, req *protocol.Request, key string) (
 	}
 }
 
-func (c *client) startOnce(ctx context.Context, body []byte, header http.Header) (string, error) {
+func (c *Client) startOnce(ctx context.Context, body []byte, header http.Header) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	res, err := c.do(ctx, http.MethodPost, body, "application/json", header, "v1", "analyses") //nolint:bodyclose // discard closes it
+	res, err := c.do(ctx, http.MethodPost, body, "application/json", header, c.url("v1", "analyses")) //nolint:bodyclose // discard closes it
 	if err != nil {
 		return "", err
 	}
 	defer discard(res.Body)
 	var m protocol.Metadata
-	if err := readJSON(res, &m); err != nil {
+	if err := readJSON(res, &m, maxAnswerBytes); err != nil {
 		return "", err
 	}
 	if !protocol.ValidStreamID(m.ID) {
@@ -117,22 +96,11 @@ func (c *client) startOnce(ctx context.Context, body []byte, header http.Header)
 	return m.ID, nil
 }
 
-// cancel asks the server to end an analysis; its stream tells when it has.
-func (c *client) cancel(ctx context.Context, id string) error {
-	retry := newRetry(startPatience)
-	for {
-		err := c.cancelOnce(ctx, id)
-		lost, ok := errors.AsType[*lostError](err)
-		if !ok || ctx.Err() != nil || !retry.wait(ctx, lost.after) {
-			return err
-		}
-	}
-}
-
-func (c *client) cancelOnce(ctx context.Context, id string) error {
+// CancelOnce is Cancel in a single request.
+func (c *Client) CancelOnce(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	res, err := c.do(ctx, http.MethodDelete, nil, "application/json", nil, "v1", "streams", id) //nolint:bodyclose // discard closes it
+	res, err := c.do(ctx, http.MethodDelete, nil, "application/json", nil, c.url("v1", "streams", id)) //nolint:bodyclose // discard closes it
 	if err != nil {
 		return err
 	}
@@ -140,22 +108,61 @@ func (c *client) cancelOnce(ctx context.Context, id string) error {
 	return nil
 }
 
+// ask makes a request whose answer is JSON.
+func (c *Client) ask(ctx context.Context, method string, answer any, path ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	res, err := c.do(ctx, method, nil, "application/json", nil, c.url(path...)) //nolint:bodyclose // discard closes it
+	if err != nil {
+		return err
+	}
+	defer discard(res.Body)
+	return readJSON(res, answer, maxAnswerBytes)
+}
+
+// Do makes a request for which the package has no method. path is joined to
+// the server's address, body is JSON or nil. An answer that is no success is an
+// error, as everywhere here; the caller closes the body of the rest.
+func (c *Client) Do(ctx context.Context, method string, body []byte, path ...string) (*http.Response, error) {
+	res, err := c.do(ctx, method, body, "application/json", nil, c.url(path...))
+	return res, plain(err)
+}
+
+func (c *Client) url(path ...string) *url.URL { return c.base.JoinPath(path...) }
+
 // do makes a request. An answer that is no success is an error: a
-// *protocol.Error where the server is an Athena, inside a *lostError where
-// another try may help. The caller closes the body of the rest.
-func (c *client) do(ctx context.Context, method string, body []byte, accept string, header http.Header, path ...string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path...).String(), bytes.NewReader(body))
+// *protocol.Error where the server is an Athena, else a *foreignError, both
+// inside a *lostError where another try may help. A token that is refused is
+// replaced, once. The caller closes the body of the rest.
+func (c *Client) do(ctx context.Context, method string, body []byte, accept string, header http.Header, to *url.URL) (*http.Response, error) {
+	for first := true; ; first = false {
+		token, err := c.tokens.token(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("get a token: %w", err)
+		}
+		res, err := c.doOnce(ctx, method, body, accept, header, to, token.Value)
+		if err == nil || !first || !unauthorized(err) || !c.tokens.refuse(ctx, token.Value) {
+			return res, err
+		}
+	}
+}
+
+// unauthorized reports whether the server wants another token.
+func unauthorized(err error) bool {
+	e, ok := errors.AsType[*protocol.Error](err)
+	return ok && e.Code == protocol.CodeUnauthorized
+}
+
+func (c *Client) doOnce(ctx context.Context, method string, body []byte, accept string, header http.Header, to *url.URL, token string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, to.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	maps.Copy(req.Header, header)
-	req.Header.Set("Accept", cmp.Or(accept, "application/json"))
-	req.Header.Set("User-Agent", "athena/"+buildVersion())
+	req.Header.Set("Accept", accept)
+	c.identify(req.Header, token)
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
@@ -171,12 +178,20 @@ func (c *client) do(ctx context.Context, method string, body []byte, accept stri
 	return nil, refusal(res)
 }
 
+// identify sets the headers that say who asks.
+func (c *Client) identify(h http.Header, token string) {
+	h.Set("User-Agent", c.config.UserAgent)
+	if token != "" {
+		h.Set("Authorization", "Bearer "+token)
+	}
+}
+
 // refusal is the error that an answer stands for.
 func refusal(res *http.Response) error {
 	var refused error
 	again := false
 	e := new(protocol.Error)
-	if mediaType(res) == "application/problem+json" && readJSON(res, e) == nil && e.Code != "" {
+	if mediaType(res) == "application/problem+json" && readJSON(res, e, maxAnswerBytes) == nil && e.Code != "" {
 		e.Status = res.StatusCode
 		refused, again = e, e.Retryable
 	} else {
@@ -184,7 +199,7 @@ func refusal(res *http.Response) error {
 		if to := res.Header.Get("Location"); to != "" && res.StatusCode < 400 {
 			what = "a redirect to " + to
 		}
-		refused = fmt.Errorf("the answer is %d %s (%s), not Athena's", res.StatusCode, http.StatusText(res.StatusCode), cmp.Or(what, "without a type"))
+		refused = &foreignError{fmt.Sprintf("the answer is %d %s (%s), not Athena's", res.StatusCode, http.StatusText(res.StatusCode), cmp.Or(what, "without a type"))}
 		switch res.StatusCode {
 		case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -218,13 +233,13 @@ func mediaType(res *http.Response) string {
 	return strings.ToLower(t)
 }
 
-func readJSON(res *http.Response, v any) error {
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswerBytes+1))
+func readJSON(res *http.Response, v any, limit int64) error {
+	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	if err != nil {
 		return &lostError{err: fmt.Errorf("the answer broke off: %w", err)}
 	}
-	if len(b) > maxAnswerBytes {
-		return fmt.Errorf("the answer is larger than %d bytes", maxAnswerBytes)
+	if int64(len(b)) > limit {
+		return fmt.Errorf("the answer is larger than %d bytes", limit)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("the answer is not Athena's: %w", err)
