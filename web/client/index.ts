@@ -3,7 +3,9 @@
  * and in order whatever happens to connections. See Athena and Run.
  */
 export { Athena, type AthenaOptions, type WatchOptions } from "./athena.js";
-export { Run, type RunStatus, type TransportChoice } from "./run.js";
+export { Run, type RunStatus } from "./run.js";
+export type { TransportChoice } from "./line.js";
+export type { Token, TokenSource } from "./token.js";
 export { Transcript, type TerminalEvent } from "./transcript.js";
 export { AthenaError, LinkError, PromiseError, remedyFor } from "./errors.js";
 export { Backoff, type BackoffOptions } from "./backoff.js";
