@@ -102,6 +102,7 @@ class Fetched implements Link {
   authenticate(): void { /* each request has the newest token */ }
 
   #restart(): void {
+    if (this.over) return;
     this.#restarts ??= setTimeout(() => {
       this.#restarts = undefined;
       if (this.p.wanted().length > 0) this.#request.abort();

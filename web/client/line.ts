@@ -186,6 +186,7 @@ export class Line implements Carrier {
     const feed = this.#feeds.get(stream);
     if (!feed) return;
     this.#feeds.delete(stream);
+    this.#link?.remove(stream);
     for (const v of [...feed.viewers]) v.over(why);
     if (this.#feeds.size === 0) this.#end();
   }
