@@ -1,12 +1,13 @@
+import type { AnswerStore, Asked } from "./answers.js";
 import { Backoff, sleep, type BackoffOptions } from "./backoff.js";
 import { AthenaError, LinkError, problem, remedyOf } from "./errors.js";
-import { isObject, parseNegotiation, type AnalysisRequest, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
+import { isObject, parseNegotiation, type AnalysisRequest, type AthenaEvent, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
 import { problemIn } from "./fetched.js";
-import { Line, type Carrier, type Connection, type LineHost, type TransportChoice, type Viewer } from "./line.js";
+import { Line, type Carrier, type Carry, type Connection, type LineHost, type Sharing, type TransportChoice, type Viewer } from "./line.js";
 import type { LinkParams, LinkSink, WebSocketConstructor } from "./link.js";
 import { openFirst, TransportMemory, type SessionStore } from "./negotiate.js";
 import { Run } from "./run.js";
-import { Credentials, type TokenSource } from "./token.js";
+import { Credentials, identityOf, type TokenSource } from "./token.js";
 
 export interface AthenaOptions {
   /** Where the hub is. Default: where the page came from. */
@@ -21,6 +22,12 @@ export interface AthenaOptions {
   /** Where to remember which transport worked. Default sessionStorage, where there is one. */
   storage?: SessionStore;
   backoff?: BackoffOptions;
+  /** Finished answers, which equal requests get again; `new AnswerCache()` of `athena-client/cache`. Default none. */
+  cache?: AnswerStore;
+  /** Shares the connection with other tabs; `new Tabs()` of `athena-client/tabs`. Default each tab has its own. */
+  share?: Sharing;
+  /** Whose answers and connections these are, where the token doesn't tell: sharing is only among the same. */
+  identity?: string;
   /** How long to stay with what is not the best transport before trying the better again. Default 3 minutes. */
   retryBetterMs?: number;
 }
@@ -47,6 +54,7 @@ export class Athena {
   readonly #credentials: Credentials;
   readonly #lines = new Set<Line>();
   readonly #host: LineHost;
+  #shared: Carry | undefined;
   /** Ends the waits of those who would try a better transport later. */
   readonly #network = new EventTarget();
 
@@ -68,13 +76,28 @@ export class Athena {
       freshTokens: (use, signal) => this.#credentials.fresh(use, signal),
       backoff: () => new Backoff(this.#options.backoff),
       idle: (line) => { this.#lines.delete(line); if (this.#lines.size === 0) this.#listen(false); },
-      move: (stream, viewer) => { this.#carry(stream, viewer, "auto"); },
     };
   }
 
   /** Starts an analysis and watches it. A retried start never starts a second one. */
   analyze(request: AnalysisRequest, options: Omit<WatchOptions, "after"> = {}): Run {
-    return this.#run((signal) => this.#start(request, signal), { ...options, after: 0 });
+    const { cache } = this.#options;
+    if (!cache || (request.cache ?? "use") === "bypass") return this.#run((signal) => this.#start(request, signal), options);
+    let asked: Asked | undefined;
+    let kept: readonly AthenaEvent[] | undefined;
+    const run = this.#run(async (signal) => {
+      asked = { hub: this.#base.href, identity: await this.#identity(), request };
+      if ((request.cache ?? "use") === "use") kept = await cache.find(asked).catch(() => undefined);
+      signal.throwIfAborted();
+      return kept?.[0]?.stream ?? this.#start(request, signal);
+    }, options, (...args) => {
+      if (!kept) return this.#carry(...args);
+      const list = [...kept];
+      queueMicrotask(() => { args[1].events(list); });
+      return { remove: ignore, cut: ignore, reconnectNow: ignore, choose: () => true };
+    });
+    run.finished().then(() => (asked && !kept ? cache.keep(asked, run.transcript) : undefined)).catch(ignore);
+    return run;
   }
 
   /** Watches a stream that someone has started. */
@@ -124,15 +147,26 @@ export class Athena {
     }
   }
 
-  #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions): Run {
+  #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions, carry = this.#carry): Run {
     return new Run({
-      carry: (...args) => this.#carry(...args),
+      carry,
       cancel: async (id, signal) => { await this.#json("DELETE", `v1/streams/${encodeURIComponent(id)}`, signal); },
     }, stream, o.after ?? 0, o.forceTransport ?? this.#options.forceTransport ?? "auto", o.signal);
   }
 
+  readonly #carry = (stream: string, viewer: Viewer, choice: TransportChoice): Carrier => {
+    const { share } = this.#options;
+    if (!share || choice !== "auto") return this.#line(stream, viewer, choice);
+    this.#shared ??= share.join(this.#identity().then((who) => `${this.#base.href} ${who}`), (s, v) => this.#line(s, v, "auto"));
+    return this.#shared(stream, viewer);
+  };
+
+  async #identity(): Promise<string> {
+    return this.#options.identity ?? identityOf(await this.#credentials.get());
+  }
+
   /** Finds room on a line, or makes one more: a page has one as long as that suffices. */
-  #carry(stream: string, viewer: Viewer, choice: TransportChoice): Carrier {
+  #line(stream: string, viewer: Viewer, choice: TransportChoice): Carrier {
     for (const line of this.#lines) if (line.choice === choice && line.add(stream, viewer)) return line;
     const line = new Line(this.#host, choice);
     if (this.#lines.size === 0) this.#listen(true);
@@ -274,15 +308,14 @@ export class Athena {
 
   /** Resolves when the transport has proven itself, trying every few minutes and when the network has changed. */
   async #tryBetter(name: string, line: Line, signal: AbortSignal): Promise<void> {
-    const nothing = (): void => undefined;
-    const ignore: LinkSink = { opened: nothing, events: nothing, received: nothing, atHead: nothing, refused: nothing, ended: nothing };
+    const nobody: LinkSink = { opened: ignore, events: ignore, received: ignore, atHead: ignore, refused: ignore, ended: ignore };
     for (;;) {
       await this.#changed(this.#retryBetterMs, signal);
       try {
         const n = await this.#negotiate(true, signal);
         const offer = n.offers.find((o) => o.name === name);
         if (!offer) continue;
-        const probe = await openFirst([offer], n.probeTimeoutMs, signal, ignore, this.#params(n, line));
+        const probe = await openFirst([offer], n.probeTimeoutMs, signal, nobody, this.#params(n, line));
         probe.abort();
         this.#memory.worked(offer.name);
         return;
@@ -306,6 +339,8 @@ export class Athena {
     }
   }
 }
+
+const ignore = (): void => undefined;
 
 function keysPath(provider: string, id?: string): string {
   const all = `v1/providers/${encodeURIComponent(provider)}/keys`;

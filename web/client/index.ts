@@ -4,7 +4,8 @@
  */
 export { Athena, type AthenaOptions, type WatchOptions } from "./athena.js";
 export { Run, type RunStatus } from "./run.js";
-export type { TransportChoice } from "./line.js";
+export type { AnswerStore, Asked } from "./answers.js";
+export type { Carrier, Carry, LineState, Sharing, TransportChoice, Viewer } from "./line.js";
 export type { Token, TokenSource } from "./token.js";
 export { Transcript, type TerminalEvent } from "./transcript.js";
 export { AthenaError, LinkError, PromiseError, remedyFor } from "./errors.js";

@@ -23,6 +23,8 @@ export interface Viewer {
   events(list: AthenaEvent[]): void;
   received(bytes: number): void;
   changed(state: LineState): void;
+  /** The carrier has no room any more: another one must be found. */
+  moved(): void;
   /** Nothing more will come. A LinkError whose remedy is "finished" says that the stream has ended. */
   over(why: unknown): void;
 }
@@ -34,6 +36,15 @@ export interface Carrier {
   reconnectNow(): void;
   /** Changes the transport without moving the viewer; false where it must move. */
   choose(choice: TransportChoice, stream: string, viewer: Viewer): boolean;
+}
+
+/** Finds who carries a stream to a viewer. */
+export type Carry = (stream: string, viewer: Viewer) => Carrier;
+
+/** What lets several clients have one connection. See `athena-client/tabs`. */
+export interface Sharing {
+  /** name is the same for clients of one hub and identity; local is the client's own way. */
+  join(name: Promise<string>, local: Carry): Carry;
 }
 
 export interface Connection {
@@ -54,8 +65,6 @@ export interface LineHost {
   backoff(): Backoff;
   /** The line carries nothing more, and will not. */
   idle(line: Line): void;
-  /** The line has no room for this viewer. */
-  move(stream: string, viewer: Viewer): void;
 }
 
 /** Silence of this many heartbeats is a dead connection. */
@@ -165,7 +174,7 @@ export class Line implements Carrier {
     this.maxStreams = max;
     for (const [stream, feed] of [...this.#feeds].slice(max)) {
       this.#feeds.delete(stream);
-      for (const v of feed.viewers) this.#host.move(stream, v);
+      for (const v of feed.viewers) v.moved();
     }
   }
 

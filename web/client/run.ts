@@ -115,9 +115,15 @@ export class Run implements AsyncIterable<AthenaEvent> {
     if (choice === this.#choice) return;
     this.#choice = choice;
     const id = this.#id;
-    if (id === undefined || !this.#carrier || this.#carrier.choose(choice, id, this.#viewer)) return;
+    if (id !== undefined && this.#carrier && !this.#carrier.choose(choice, id, this.#viewer)) this.#move();
+  }
+
+  /** Goes on from the cursor with another carrier. */
+  #move(): void {
+    const id = this.#id;
+    if (id === undefined || !this.#carrier) return;
     this.#carrier.remove(id, this.#viewer);
-    this.#carrier = this.#host.carry(id, this.#viewer, choice);
+    this.#carrier = this.#host.carry(id, this.#viewer, this.#choice);
   }
 
   /** Ends a wait for the next attempt, as when the network is back. */
@@ -181,6 +187,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
         this.#connected = true;
         this.#set({ ...s, reconnects: this.#status.reconnects + (again ? 1 : 0) });
       },
+      moved: () => { this.#move(); },
       over: (why) => { this.#over?.(why); },
     };
   })();

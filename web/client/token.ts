@@ -1,5 +1,6 @@
 import { isObject } from "./events.js";
 import { sleep } from "./backoff.js";
+import { sha256 } from "./sha256.js";
 
 /** A credential, and where that is known when it ends. The end of a JWT is read from it. */
 export type Token = string | { token: string; expiresAt: number | Date } | undefined;
@@ -61,4 +62,10 @@ function claimsOf(token: string | undefined): { readonly [key: string]: unknown 
   } catch {
     return undefined; // another kind of credential
   }
+}
+
+/** Who asks, as far as the credential tells: tokens of one person differ, what is theirs doesn't. */
+export function identityOf(token: string | undefined): string {
+  const c = claimsOf(token);
+  return sha256(JSON.stringify(c?.["sub"] === undefined ? [token] : [c["iss"], c["sub"], c["tenant"], c["scope"]]));
 }
