@@ -14,8 +14,8 @@ export interface CacheOptions {
   maxAgeMs?: number;
   /** How much is kept, in UTF-16 code units of JSON. Default 64 Mi. */
   maxSize?: number;
-  /** Default the platform's; without one the cache is always empty. */
-  indexedDB?: IDBFactory;
+  /** An IDBFactory. Default the platform's; without one the cache is always empty. */
+  indexedDB?: object;
   /** Default Date.now. */
   now?: () => number;
 }
@@ -41,7 +41,7 @@ export class AnswerCache implements AnswerStore {
     this.#name = o.name ?? "athena-answers";
     this.#maxAgeMs = o.maxAgeMs ?? 3_600_000;
     this.#maxSize = o.maxSize ?? 64 << 20;
-    this.#factory = o.indexedDB ?? (typeof indexedDB === "undefined" ? undefined : indexedDB);
+    this.#factory = (o.indexedDB as IDBFactory | undefined) ?? (typeof indexedDB === "undefined" ? undefined : indexedDB);
     this.#now = o.now ?? Date.now;
   }
 
