@@ -20,7 +20,10 @@ if (process.argv.includes("--test")) {
 } else {
   await rm("dist", { recursive: true, force: true });
   await mkdir("dist", { recursive: true });
-  await build({ ...common, entryPoints: { app: "ui/app.ts", client: "client/index.ts" }, outdir: "dist", platform: "browser", minify: true });
+  await build({ ...common, entryPoints: { app: "ui/app.ts" }, outdir: "dist", platform: "browser", minify: true });
+  // For pages without a build of their own: all of the package in one file.
+  const all = ["index", "cache", "tabs"].map((m) => `export * from "./client/${m}.js";`).join("");
+  await build({ ...common, stdin: { contents: all, resolveDir: "." }, outfile: "dist/client.js", platform: "browser", minify: true });
   await build({ ...common, entryPoints: { app: "ui/app.css" }, outdir: "dist", minify: true });
   for (const f of ["index.html", "favicon.svg"]) await copyFile(`ui/${f}`, `dist/${f}`);
 }
