@@ -99,6 +99,35 @@ func testClient(t *testing.T, chromium context.Context) {
 		net.aim(startHub(t, "--data-dir", data).url)
 		c.ends(a)
 	})
+	t.Run("lets its page into the back-forward cache, and goes on when it is back", func(t *testing.T) {
+		h := startHub(t)
+		a := h.upstream.answerWith(hostileText())
+		id := h.startModel(t.Context(), t)
+		c := watchByClient(t, openTab(t, chromium, h.url, `/favicon\.ico\)$`), id, `{ share: new client.Tabs() }`)
+		c.reaches("websocket", 1)
+		c.do(chromedp.Navigate(h.url + "/favicon.svg"))
+		for h.metadata(t, id).Viewers > 0 {
+			if !pause(c.ctx, 20*time.Millisecond) {
+				t.Fatal("the page that was left still watches")
+			}
+		}
+		a.goOn(3)
+		// There is no load to wait for: the page is as it was.
+		c.do(chromedp.Evaluate[chromedp.Void]("history.back()"))
+		for {
+			path, err := chromedp.Run(c.ctx, chromedp.Evaluate[string]("location.pathname"))
+			if err == nil && path == "/" {
+				break
+			}
+			if !pause(c.ctx, 20*time.Millisecond) {
+				t.Fatalf("the page is not back: %q, %v", path, err)
+			}
+		}
+		if !get[bool](c.tab, `"run" in window`) {
+			t.Fatal(get[string](c.tab, `JSON.stringify(performance.getEntriesByType("navigation")[0].notRestoredReasons)`))
+		}
+		c.ends(a)
+	})
 	t.Run("keeps answers in IndexedDB", func(t *testing.T) {
 		h := startHub(t)
 		a := h.upstream.answerWith(hostileText())
