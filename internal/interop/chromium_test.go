@@ -15,7 +15,7 @@ import (
 
 // What Chromium itself says when a test breaks its connections.
 const (
-	brokenRequest   = `^network error: Failed to load resource: net::ERR_(CONNECTION_RESET|CONNECTION_CLOSED|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING|ABORTED)`
+	brokenRequest   = `^network error: Failed to load resource: net::ERR_(CONNECTION_RESET|CONNECTION_CLOSED|CONNECTION_REFUSED|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING|ABORTED)`
 	brokenWebSocket = `WebSocket connection to 'ws://[^']+' failed`
 )
 
@@ -46,6 +46,7 @@ func TestChromium(t *testing.T) {
 			t.Errorf("it was welcomed %d times, lost its connection %d times, and ended with %+v", r.welcomes, r.lost, r.end)
 		}
 	})
+	t.Run("the TypeScript client", func(t *testing.T) { testClient(t, chromium) })
 	t.Run("the page", func(t *testing.T) { testPage(t, chromium) })
 	t.Run("the page's controls", func(t *testing.T) { testPageControls(t, chromium) })
 	t.Run("the page's keys of providers", func(t *testing.T) { testPageKeys(t, chromium) })

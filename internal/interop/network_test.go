@@ -19,11 +19,11 @@ import (
 // A cutter is a network between a client and a server that breaks on demand.
 type cutter struct {
 	url    string
-	target string
 	ln     net.Listener
 	served sync.WaitGroup
 
 	mu       sync.Mutex
+	target   string                // guarded by mu
 	conns    map[net.Conn]struct{} // guarded by mu; both sides of all connections
 	accepted func()                // guarded by mu; called at the next connection
 	asked    func()                // guarded by mu; called when the next bytes of a client have passed
@@ -67,7 +67,10 @@ func (c *cutter) serve() {
 // carry carries one connection until either side ends it.
 func (c *cutter) carry(client net.Conn) {
 	defer client.Close()
-	server, err := net.DialTimeout("tcp", c.target, 5*time.Second)
+	c.mu.Lock()
+	target := c.target
+	c.mu.Unlock()
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		return
 	}
@@ -124,6 +127,14 @@ func (c *cutter) cut(then func()) {
 	}
 	clear(c.conns)
 	c.accepted = then
+}
+
+// aim makes new connections lead to the server at base, or nowhere where that
+// is empty.
+func (c *cutter) aim(base string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = strings.TrimPrefix(base, "http://")
 }
 
 // cutAtRequest is cut, but once the next request of a client has passed, so

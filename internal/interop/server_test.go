@@ -43,11 +43,22 @@ type hub struct {
 	url      string
 	upstream *upstream
 	client   *http.Client
+	log      *serverLog
+	process  *os.Process
 }
 
 // startHub starts the real server as its users do, with more flags if it is
 // given some.
 func startHub(t *testing.T, flags ...string) *hub {
+	t.Helper()
+	h := launchHub(t, flags...)
+	h.wait(t)
+	return h
+}
+
+// launchHub is startHub, but doesn't wait until the server is ready, which it
+// may not be before others are there.
+func launchHub(t *testing.T, flags ...string) *hub {
 	t.Helper()
 	binary, err := athenaBinary()
 	if err != nil {
@@ -70,6 +81,7 @@ func startHub(t *testing.T, flags ...string) *hub {
 		t.Fatal(err)
 	}
 	log := readLog(stderr)
+	h.log, h.process = log, cmd.Process
 	t.Cleanup(func() {
 		h.upstream.answer.Load().goOn(stages) // a server that drains waits for answers
 		kill := time.AfterFunc(stopTimeout, func() { _ = cmd.Process.Kill() })
@@ -86,14 +98,19 @@ func startHub(t *testing.T, flags ...string) *hub {
 			t.Logf("the server's log:\n%s", log.text.Bytes())
 		}
 	})
+	return h
+}
+
+// wait waits until the server is ready.
+func (h *hub) wait(t *testing.T) {
+	t.Helper()
 	select {
-	case h.url = <-log.ready:
-	case <-log.done:
+	case h.url = <-h.log.ready:
+	case <-h.log.done:
 		t.Fatal("the server ended before it was ready")
 	case <-time.After(startTimeout):
 		t.Fatalf("the server is not ready after %v", startTimeout)
 	}
-	return h
 }
 
 // A serverLog reads what the server logs.

@@ -1,16 +1,19 @@
+import type { AnswerStore, Asked } from "./answers.js";
 import { Backoff, sleep, type BackoffOptions } from "./backoff.js";
 import { AthenaError, LinkError, problem, remedyOf } from "./errors.js";
-import { isObject, parseNegotiation, type AnalysisRequest, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
+import { isObject, parseNegotiation, type AnalysisRequest, type AthenaEvent, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
 import { problemIn } from "./fetched.js";
+import { Line, type Carrier, type Carry, type Connection, type LineHost, type Sharing, type TransportChoice, type Viewer } from "./line.js";
 import type { LinkParams, LinkSink, WebSocketConstructor } from "./link.js";
 import { openFirst, TransportMemory, type SessionStore } from "./negotiate.js";
-import { Run, type Connection, type RunHost, type TransportChoice } from "./run.js";
+import { Run } from "./run.js";
+import { Credentials, identityOf, type TokenSource } from "./token.js";
 
 export interface AthenaOptions {
   /** Where the hub is. Default: where the page came from. */
   url?: string | URL;
-  /** An API key or token, or what gets one; asked again with `renew` when the server says that it ended. */
-  token?: string | ((renew: boolean) => string | undefined | Promise<string | undefined>);
+  /** An API key or token, or what gets one; asked again with `renew` before it ends, and when the server says that it has. */
+  token?: string | TokenSource;
   /** Only this transport, where the server offers it, instead of the first that works. */
   forceTransport?: TransportChoice;
   /** For platforms without their own, such as Node 20 (npm `ws`). */
@@ -19,6 +22,12 @@ export interface AthenaOptions {
   /** Where to remember which transport worked. Default sessionStorage, where there is one. */
   storage?: SessionStore;
   backoff?: BackoffOptions;
+  /** Finished answers, which equal requests get again; `new AnswerCache()` of `athena-client/cache`. Default none. */
+  cache?: AnswerStore;
+  /** Shares the connection with other tabs; `new Tabs()` of `athena-client/tabs`. Default each tab has its own. */
+  share?: Sharing;
+  /** Whose answers and connections these are, where the token doesn't tell: sharing is only among the same. */
+  identity?: string;
   /** How long to stay with what is not the best transport before trying the better again. Default 3 minutes. */
   retryBetterMs?: number;
 }
@@ -42,7 +51,12 @@ export class Athena {
   readonly #memory: TransportMemory;
   readonly #retryBetterMs: number;
   #negotiation: Negotiation | undefined;
-  readonly #runs = new Set<WeakRef<Run>>();
+  readonly #credentials: Credentials;
+  readonly #lines = new Set<Line>();
+  readonly #host: LineHost;
+  #shared: Carry | undefined;
+  /** Ends the waits of those who would try a better transport later. */
+  readonly #network = new EventTarget();
 
   constructor(options: AthenaOptions = {}) {
     this.#options = options;
@@ -54,17 +68,36 @@ export class Athena {
     this.#fetch = options.fetch ?? ((input, init) => fetch(input, init));
     this.#retryBetterMs = options.retryBetterMs ?? 3 * 60_000;
     this.#memory = new TransportMemory(options.storage ?? pageStore(), this.#retryBetterMs);
-    if (typeof window !== "undefined") {
-      window.addEventListener("online", () => {
-        this.#memory.forget(); // another network may let through what the last one didn't
-        for (const ref of this.#runs) ref.deref()?.reconnectNow();
-      });
-    }
+    this.#credentials = new Credentials(options.token);
+    this.#host = {
+      connect: (...args) => this.#connect(...args),
+      metadata: (id, signal) => this.metadata(id, signal),
+      renew: async () => this.#credentials.renewable && (await this.#credentials.get(true)) !== undefined,
+      freshTokens: (use, signal) => this.#credentials.fresh(use, signal),
+      backoff: () => new Backoff(this.#options.backoff),
+      idle: (line) => { this.#lines.delete(line); if (this.#lines.size === 0) this.#listen(false); },
+    };
   }
 
   /** Starts an analysis and watches it. A retried start never starts a second one. */
   analyze(request: AnalysisRequest, options: Omit<WatchOptions, "after"> = {}): Run {
-    return this.#run((signal) => this.#start(request, signal), { ...options, after: 0 });
+    const { cache } = this.#options;
+    if (!cache || (request.cache ?? "use") === "bypass") return this.#run((signal) => this.#start(request, signal), options);
+    let asked: Asked | undefined;
+    let kept: readonly AthenaEvent[] | undefined;
+    const run = this.#run(async (signal) => {
+      asked = { hub: this.#base.href, identity: await this.#identity(), request };
+      if ((request.cache ?? "use") === "use") kept = await cache.find(asked).catch(() => undefined);
+      signal.throwIfAborted();
+      return kept?.[0]?.stream ?? this.#start(request, signal);
+    }, options, (...args) => {
+      if (!kept) return this.#carry(...args);
+      const list = [...kept];
+      queueMicrotask(() => { args[1].events(list); });
+      return { remove: ignore, cut: ignore, reconnectNow: ignore, choose: () => true };
+    });
+    run.finished().then(() => (asked && !kept ? cache.keep(asked, run.transcript) : undefined)).catch(ignore);
+    return run;
   }
 
   /** Watches a stream that someone has started. */
@@ -114,23 +147,54 @@ export class Athena {
     }
   }
 
-  #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions): Run {
-    const host: RunHost = {
-      connect: (...args) => this.#connect(...args),
+  #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions, carry = this.#carry): Run {
+    return new Run({
+      carry,
       cancel: async (id, signal) => { await this.#json("DELETE", `v1/streams/${encodeURIComponent(id)}`, signal); },
-      endedAt: async (id, seq, signal) => {
-        const m = await this.metadata(id, signal);
-        return m["head"] === seq && m["state"] !== "running";
-      },
-      renew: async () => typeof this.#options.token === "function" && (await this.#options.token(true)) !== undefined,
-      backoff: () => new Backoff(this.#options.backoff),
-    };
-    const run = new Run(host, stream, o.after ?? 0, o.forceTransport ?? this.#options.forceTransport ?? "auto", o.signal);
-    const ref = new WeakRef(run);
-    this.#runs.add(ref);
-    run.finished().catch(() => undefined).finally(() => { this.#runs.delete(ref); });
-    return run;
+    }, stream, o.after ?? 0, o.forceTransport ?? this.#options.forceTransport ?? "auto", o.signal);
   }
+
+  readonly #carry = (stream: string, viewer: Viewer, choice: TransportChoice): Carrier => {
+    const { share } = this.#options;
+    if (!share || choice !== "auto") return this.#line(stream, viewer, choice);
+    this.#shared ??= share.join(this.#identity().then((who) => `${this.#base.href} ${who}`), (s, v) => this.#line(s, v, "auto"));
+    return this.#shared(stream, viewer);
+  };
+
+  async #identity(): Promise<string> {
+    return this.#options.identity ?? identityOf(await this.#credentials.get());
+  }
+
+  /** Finds room on a line, or makes one more: a page has one as long as that suffices. */
+  #line(stream: string, viewer: Viewer, choice: TransportChoice): Carrier {
+    for (const line of this.#lines) if (line.choice === choice && line.add(stream, viewer)) return line;
+    const line = new Line(this.#host, choice);
+    if (this.#lines.size === 0) this.#listen(true);
+    this.#lines.add(line);
+    line.add(stream, viewer);
+    return line;
+  }
+
+  /** Follows what the browser tells of the network and the page, while there are lines. */
+  #listen(on: boolean): void {
+    if (typeof window === "undefined") return;
+    const change = on ? "addEventListener" : "removeEventListener";
+    for (const type of ["online", "pagehide", "pageshow"]) window[change](type, this.#heard);
+    for (const type of ["visibilitychange", "resume"]) document[change](type, this.#heard);
+  }
+
+  readonly #heard = (e: Event): void => {
+    if (e.type === "online") {
+      this.#memory.forget(); // another network may let through what the last one didn't
+      this.#network.dispatchEvent(new Event("change"));
+    }
+    for (const line of [...this.#lines]) {
+      if (e.type === "pagehide") line.suspend();
+      else if (e.type === "pageshow") line.resume();
+      else if (e.type === "online") line.reconnectNow();
+      else line.checkSilence();
+    }
+  };
 
   /** Resolves a path of the hub; undefined for another origin, which must not get the token. */
   #resolve(path: string): URL | undefined {
@@ -139,8 +203,7 @@ export class Athena {
   }
 
   readonly #headers = async (): Promise<Record<string, string>> => {
-    const t = this.#options.token;
-    const token = typeof t === "function" ? await t(false) : t;
+    const token = await this.#credentials.get();
     return token ? { Authorization: `Bearer ${token}` } : {};
   };
 
@@ -190,8 +253,8 @@ export class Athena {
       } catch (e) {
         signal.throwIfAborted();
         const why = e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
-        if (why.remedy === "credentials" && !renewed && typeof this.#options.token === "function") {
-          renewed = (await this.#options.token(true)) !== undefined;
+        if (why.remedy === "credentials" && !renewed) {
+          renewed = await this.#host.renew();
           if (renewed) continue;
         }
         if (why.remedy !== "reconnect" || attempt === startAttempts) throw asAthenaError(why);
@@ -213,49 +276,46 @@ export class Athena {
     return this.#negotiation;
   }
 
-  async #connect(
-    stream: string, after: number, choice: TransportChoice, fresh: boolean, sink: LinkSink, signal: AbortSignal,
-  ): Promise<Connection> {
+  async #connect(line: Line, fresh: boolean, sink: LinkSink, signal: AbortSignal): Promise<Connection> {
     const n = await this.#negotiate(fresh, signal);
-    const chosen = n.offers.filter((o) => o.name === choice);
+    const chosen = n.offers.filter((o) => o.name === line.choice);
     const auto = chosen.length === 0; // what isn't offered can't be insisted on
     const offers = auto ? this.#memory.order(n.offers) : chosen;
-    const params = (o: Offer): Omit<LinkParams, "probe"> => {
-      const url = this.#resolve(o.url);
-      if (!url) throw new LinkError("reconnect", `${o.name} is offered on another origin`);
-      return {
-        url, stream, after, headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
-        WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
-      };
-    };
-    const link = await openFirst(offers, n.probeTimeoutMs, signal, sink, params);
+    line.limit(n.maxStreams);
+    const link = await openFirst(offers, n.probeTimeoutMs, signal, sink, this.#params(n, line));
     if (auto) this.#memory.worked(link.transport);
     const best = n.offers[0];
     return {
-      link,
       heartbeatMs: link.welcome?.heartbeatMs || n.heartbeatMs,
       better: async (live) => {
         if (!auto || !best || best.name === link.transport) return false;
-        await this.#tryBetter(best.name, stream, live);
+        await this.#tryBetter(best.name, line, live);
         return true;
       },
     };
   }
 
-  /** Resolves when the transport has proven itself, trying every few minutes. */
-  async #tryBetter(name: string, stream: string, signal: AbortSignal): Promise<void> {
-    const ignore: LinkSink = { events: () => undefined, received: () => undefined, atHead: () => undefined, ended: () => undefined };
+  #params(n: Negotiation, line: Line): (o: Offer) => Omit<LinkParams, "probe"> {
+    return (o) => {
+      const url = this.#resolve(o.url);
+      if (!url) throw new LinkError("reconnect", `${o.name} is offered on another origin`);
+      return {
+        url, wanted: () => line.wanted(), headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
+        WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
+      };
+    };
+  }
+
+  /** Resolves when the transport has proven itself, trying every few minutes and when the network has changed. */
+  async #tryBetter(name: string, line: Line, signal: AbortSignal): Promise<void> {
+    const nobody: LinkSink = { opened: ignore, events: ignore, received: ignore, atHead: ignore, refused: ignore, ended: ignore };
     for (;;) {
-      await sleep(this.#retryBetterMs, signal);
+      await this.#changed(this.#retryBetterMs, signal);
       try {
         const n = await this.#negotiate(true, signal);
         const offer = n.offers.find((o) => o.name === name);
-        const url = offer && this.#resolve(offer.url);
-        if (!offer || !url) continue;
-        const probe = await openFirst([offer], n.probeTimeoutMs, signal, ignore, () => ({
-          url, stream, after: 0, headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
-          WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
-        }));
+        if (!offer) continue;
+        const probe = await openFirst([offer], n.probeTimeoutMs, signal, nobody, this.#params(n, line));
         probe.abort();
         this.#memory.worked(offer.name);
         return;
@@ -264,7 +324,23 @@ export class Athena {
       }
     }
   }
+
+  /** Waits so long, or until the network changes. */
+  async #changed(ms: number, signal: AbortSignal): Promise<void> {
+    const change = new AbortController();
+    const wake = (): void => { change.abort(); };
+    this.#network.addEventListener("change", wake);
+    try {
+      await sleep(ms, AbortSignal.any([signal, change.signal]));
+    } catch {
+      signal.throwIfAborted();
+    } finally {
+      this.#network.removeEventListener("change", wake);
+    }
+  }
 }
+
+const ignore = (): void => undefined;
 
 function keysPath(provider: string, id?: string): string {
   const all = `v1/providers/${encodeURIComponent(provider)}/keys`;

@@ -258,11 +258,11 @@ export function isTerminal(e: AthenaEvent): e is Extract<KnownEvent, { type: "co
 }
 
 /** What a server says of itself when a connection opens. */
-export interface Welcome { node: string; heartbeatMs: number }
+export interface Welcome { node: string; heartbeatMs: number; maxStreams: number }
 
 export function parseWelcome(v: unknown): Welcome {
   if (!isObject(v)) throw new MalformedError("the welcome is not an object");
-  return { node: str(v, "node"), heartbeatMs: num(v, "heartbeat_ms") };
+  return { node: str(v, "node"), heartbeatMs: num(v, "heartbeat_ms"), maxStreams: num(v, "max_streams") };
 }
 
 /** A transport that the server offers. */
@@ -273,6 +273,8 @@ export interface Negotiation {
   ticket?: string;
   heartbeatMs: number;
   probeTimeoutMs: number;
+  /** How many streams one connection may have. */
+  maxStreams: number;
 }
 
 export function parseNegotiation(v: unknown): Negotiation {
@@ -287,6 +289,7 @@ export function parseNegotiation(v: unknown): Negotiation {
     offers,
     heartbeatMs: num(v, "heartbeat_ms") || 15_000,
     probeTimeoutMs: num(v, "probe_timeout_ms") || 3_000,
+    maxStreams: num(v, "max_streams") || 64,
     ...maybe(v, "ticket", str),
   };
 }

@@ -1,6 +1,6 @@
 import { LinkError, problem, remedyOf } from "./errors.js";
-import { isObject, parseEvent, parseProblem, parseWelcome, type AthenaEvent, type Problem, type Welcome } from "./events.js";
-import type { Link, LinkParams, LinkSink, Opener } from "./link.js";
+import { isObject, parseEvent, parseProblem, parseWelcome, type AthenaEvent, type Problem, type TransportName, type Welcome } from "./events.js";
+import type { Link, LinkParams, LinkSink, Opener, Wanted } from "./link.js";
 import { SSEParser } from "./sse.js";
 
 /** The problem in an HTTP answer, made up from its status where it has none. */
@@ -29,131 +29,177 @@ function asLinkError(e: unknown): LinkError {
   return e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
 }
 
-/** `ABC:17`, the form that a request for several streams has. */
-function target(p: LinkParams, after: number): URL {
+/** `?stream=A&stream=B&after=A:17,B:3`. */
+function target(p: LinkParams, wanted: Wanted[]): URL {
   const url = new URL(p.url);
-  url.searchParams.append("stream", p.stream);
-  url.searchParams.set("after", `${p.stream}:${after}`);
+  for (const w of wanted) url.searchParams.append("stream", w.stream);
+  url.searchParams.set("after", wanted.map((w) => `${w.stream}:${w.after}`).join());
   return url;
 }
 
-/** What both links over fetch share: one controller that ends everything. */
-class Fetched {
-  readonly controller = new AbortController();
-  proven = false;
+const nothingFollows = (): LinkError => new LinkError("finished", "nothing follows the cursor");
+
+/** Streams that are added within this time are asked for together. */
+const gatherMs = 10;
+
+/**
+ * What both links over fetch share. A request names its streams, so another set
+ * of streams is another request, which goes on from the cursors of the last.
+ */
+class Fetched implements Link {
+  welcome: Welcome | undefined;
   over = false;
-  constructor(readonly p: LinkParams, readonly sink: LinkSink, readonly reject: (why: unknown) => void) {
-    p.probe.addEventListener("abort", this.giveUp);
-    if (p.probe.aborted) this.giveUp();
+  proven = false;
+  #request = new AbortController();
+  #asked = new Set<string>();
+  #restarts: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    readonly transport: TransportName, readonly p: LinkParams, readonly sink: LinkSink,
+    readonly resolve: (link: Link) => void, readonly reject: (why: unknown) => void,
+  ) {
+    p.probe.addEventListener("abort", this.#giveUp);
+    if (p.probe.aborted) this.#giveUp();
   }
-  readonly giveUp = (): void => {
+
+  readonly #giveUp = (): void => {
     if (this.proven || this.over) return;
     this.abort();
     this.reject(this.p.probe.reason);
   };
-  readonly prove = (): void => {
+
+  /** To be called with each answer; the first proves the link. */
+  prove(welcome: Welcome | undefined): void {
+    if (this.over || this.proven) return;
     this.proven = true;
-    this.p.probe.removeEventListener("abort", this.giveUp);
-  };
-  readonly abort = (): void => {
+    this.welcome = welcome;
+    this.p.probe.removeEventListener("abort", this.#giveUp);
+    this.sink.opened(this);
+    this.resolve(this);
+    const wanted = this.p.wanted();
+    if (wanted.length > 1) for (const w of wanted) if (w.after > 0) this.sink.atHead(w.stream);
+    if (wanted.some((w) => !this.#asked.has(w.stream))) this.#restart();
+  }
+
+  abort(): void {
     this.over = true;
-    this.p.probe.removeEventListener("abort", this.giveUp);
-    this.controller.abort();
-  };
-  readonly end = (e: unknown): void => {
+    clearTimeout(this.#restarts);
+    this.p.probe.removeEventListener("abort", this.#giveUp);
+    this.#request.abort();
+  }
+
+  add(stream: string): void {
+    if (this.#asked.has(stream)) this.#asked.delete(stream); // it left, and is back with another cursor
+    this.#restart();
+    const w = this.p.wanted().find((x) => x.stream === stream);
+    if (w && w.after > 0) this.sink.atHead(stream);
+  }
+
+  remove(stream: string): void {
+    if (this.#asked.delete(stream)) this.#restart();
+  }
+
+  authenticate(): void { /* each request has the newest token */ }
+
+  #restart(): void {
+    if (this.over) return;
+    this.#restarts ??= setTimeout(() => {
+      this.#restarts = undefined;
+      if (this.p.wanted().length > 0) this.#request.abort();
+    }, gatherMs);
+  }
+
+  /** Makes requests until the link is over. once reads an answer, and says why the link ends, if it does. */
+  async run(accept: string, once: (r: Response, current: () => boolean) => Promise<LinkError | undefined>): Promise<void> {
+    try {
+      for (;;) {
+        const request = this.#request;
+        const current = (): boolean => !this.over && !request.signal.aborted;
+        try {
+          const headers = { ...(await this.p.headers()), Accept: accept };
+          if (this.over) return;
+          const wanted = this.p.wanted();
+          this.#asked = new Set(wanted.map((w) => w.stream));
+          const url = target(this.p, wanted);
+          // Half of what counts as silence, so that a poll which waits is no silence.
+          if (this.transport === "long-poll") url.searchParams.set("wait", `${this.proven ? Math.round(Math.min(pollWaitMs, this.p.heartbeatMs)) : 0}ms`);
+          const r = await this.p.fetch(url, { headers, signal: request.signal, cache: "no-store" });
+          let why: LinkError | undefined;
+          if (r.status === 204) {
+            this.prove(this.transport === "sse" ? { node: "", heartbeatMs: 0, maxStreams: 0 } : undefined);
+            why = nothingFollows();
+          } else if (!r.ok) {
+            await refuse(r);
+          } else {
+            why = await once(r, current);
+          }
+          if (why?.remedy === "finished" && current()) { // that is, those that were asked for
+            for (const stream of this.#asked) this.sink.refused(stream, why);
+          } else if (why && current()) {
+            this.#end(why);
+            return;
+          }
+        } catch (e) {
+          if (current()) throw e;
+        }
+        if (this.over) return;
+        if (request.signal.aborted) this.#request = new AbortController(); // for the new set of streams
+      }
+    } catch (e) {
+      this.#end(asLinkError(e));
+    }
+  }
+
+  #end(why: LinkError): void {
     if (this.over) return;
     this.abort();
-    if (this.proven) this.sink.ended(asLinkError(e));
-    else this.reject(asLinkError(e));
-  };
+    if (this.proven) this.sink.ended(why);
+    else this.reject(why);
+  }
 }
 
 /** Opens an event stream over fetch; its `welcome` event proves it. */
 export const openSSE: Opener = (p, sink) => new Promise<Link>((resolve, reject) => {
-  const link = new Fetched(p, sink, reject);
-  const welcomed = (welcome: Welcome): void => {
-    link.prove();
-    resolve({ transport: "sse", welcome, abort: link.abort });
-  };
-  read(p, sink, link, welcomed).then(link.end, link.end);
-});
-
-async function read(p: LinkParams, sink: LinkSink, link: Fetched, welcomed: (w: Welcome) => void): Promise<LinkError> {
-  const r = await p.fetch(target(p, p.after), {
-    headers: { ...(await p.headers()), Accept: "text/event-stream" },
-    signal: link.controller.signal,
-    cache: "no-store",
-  });
-  if (r.status === 204) {
-    welcomed({ node: "", heartbeatMs: 0 });
-    return new LinkError("finished", "nothing follows the cursor");
-  }
-  if (!r.ok) return refuse(r);
-  if (!r.body || !r.headers.get("Content-Type")?.startsWith("text/event-stream")) {
-    return new LinkError("reconnect", "the answer is not an event stream");
-  }
-  const parser = new SSEParser();
-  const decoder = new TextDecoder();
-  const reader = r.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (link.over) return new LinkError("reconnect", "aborted");
-    if (done) return new LinkError("reconnect", "the event stream ended", parser.retryMs);
-    sink.received(value.length);
-    const events: AthenaEvent[] = [];
-    for (const frame of parser.push(decoder.decode(value, { stream: true }))) {
-      if (frame.event === "message") events.push(parseEvent(JSON.parse(frame.data)));
-      else if (frame.event === "welcome") welcomed(parseWelcome(JSON.parse(frame.data)));
+  const link = new Fetched("sse", p, sink, resolve, reject);
+  void link.run("text/event-stream", async (r, current) => {
+    if (!r.body || !r.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+      return new LinkError("reconnect", "the answer is not an event stream");
     }
-    if (events.length > 0) sink.events(events);
-  }
-}
+    const parser = new SSEParser();
+    const decoder = new TextDecoder();
+    const reader = r.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (!current()) return undefined;
+      if (done) return new LinkError("reconnect", "the event stream ended", parser.retryMs);
+      sink.received(value.length);
+      const events: AthenaEvent[] = [];
+      for (const frame of parser.push(decoder.decode(value, { stream: true }))) {
+        if (frame.event === "message") events.push(parseEvent(JSON.parse(frame.data)));
+        else if (frame.event === "welcome") link.prove(parseWelcome(JSON.parse(frame.data)));
+      }
+      if (events.length > 0 && current()) sink.events(events);
+    }
+  });
+});
 
 /** Where a poll waits longer than this for its first byte, proxies give up. */
 const pollWaitMs = 25_000;
 
 /** Polls; the first answer, which is asked for without waiting, proves it. */
 export const openLongPoll: Opener = (p, sink) => new Promise<Link>((resolve, reject) => {
-  const link = new Fetched(p, sink, reject);
-  const proven = (): void => {
-    if (link.proven) return;
-    link.prove();
-    resolve({ transport: "long-poll", welcome: undefined, abort: link.abort });
-  };
-  poll(p, sink, link, proven).then(link.end, link.end);
-});
-
-async function poll(p: LinkParams, sink: LinkSink, link: Fetched, proven: () => void): Promise<LinkError> {
-  let after = p.after;
-  for (;;) {
-    const url = target(p, after);
-    // Half of what counts as silence, so that a poll which waits is no silence.
-    const wait = link.proven ? Math.min(pollWaitMs, p.heartbeatMs) : 0;
-    url.searchParams.set("wait", `${Math.round(wait)}ms`);
-    const r = await p.fetch(url, {
-      headers: { ...(await p.headers()), Accept: "application/json" },
-      signal: link.controller.signal,
-      cache: "no-store",
-    });
-    if (r.status === 204) {
-      proven();
-      return new LinkError("finished", "nothing follows the cursor");
-    }
-    if (!r.ok) return refuse(r);
+  const link = new Fetched("long-poll", p, sink, resolve, reject);
+  void link.run("application/json", async (r, current) => {
     const text = await r.text();
-    if (link.over) return new LinkError("reconnect", "aborted");
+    if (!current()) return undefined;
     const answer: unknown = JSON.parse(text);
     if (!isObject(answer) || !Array.isArray(answer["events"])) throw new Error("the answer to a poll has no events");
     const events = (answer["events"] as unknown[]).map(parseEvent);
-    proven();
+    link.prove(undefined);
     sink.received(text.length);
-    const last = events.at(-1);
-    if (last) {
-      sink.events(events);
-      after = last.seq;
-    }
-    if (answer["done"] === true) return new LinkError("finished", "nothing follows the cursor");
+    if (events.length > 0) sink.events(events);
+    if (answer["done"] === true) return nothingFollows();
     const move = answer["retry_after_ms"]; // the node is going away; another one answers then
-    if (typeof move === "number") return new LinkError("reconnect", "the server asks to move", move);
-  }
-}
+    return typeof move === "number" ? new LinkError("reconnect", "the server asks to move", move) : undefined;
+  });
+});

@@ -3,7 +3,10 @@
  * and in order whatever happens to connections. See Athena and Run.
  */
 export { Athena, type AthenaOptions, type WatchOptions } from "./athena.js";
-export { Run, type RunStatus, type TransportChoice } from "./run.js";
+export { Run, type RunStatus } from "./run.js";
+export type { AnswerStore, Asked } from "./answers.js";
+export type { Carrier, Carry, LineState, Sharing, TransportChoice, Viewer } from "./line.js";
+export type { Token, TokenSource } from "./token.js";
 export { Transcript, type TerminalEvent } from "./transcript.js";
 export { AthenaError, LinkError, PromiseError, remedyFor } from "./errors.js";
 export { Backoff, type BackoffOptions } from "./backoff.js";

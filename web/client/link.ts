@@ -1,22 +1,35 @@
 import type { AthenaEvent, TransportName, Welcome } from "./events.js";
 import type { LinkError } from "./errors.js";
 
+/** A stream to deliver, and the cursor after which. */
+export interface Wanted { stream: string; after: number }
+
 /** What a link tells its owner. After `ended` it tells nothing more. */
 export interface LinkSink {
-  /** Events, in the order of the stream. */
+  /** The link has proven itself. Comes before everything else. */
+  opened(link: Link): void;
+  /** Events of any of the streams, each stream's in its order. */
   events(list: AthenaEvent[]): void;
   /** Bytes arrived, if only a heartbeat. */
   received(bytes: number): void;
-  /** The stream's head is at the cursor: if it has ended, nothing will follow. */
-  atHead(): void;
+  /** A stream's head may be at its cursor: if it has ended, nothing will follow. */
+  atHead(stream: string): void;
+  /** One stream can't be delivered, while the link goes on with the others. */
+  refused(stream: string, why: LinkError): void;
   ended(why: LinkError): void;
 }
 
-/** One connection that has proven itself and delivers one stream. */
+/** One connection that has proven itself and delivers any number of streams. */
 export interface Link {
   readonly transport: TransportName;
   /** Absent on long-poll, which has no greeting. */
   readonly welcome: Welcome | undefined;
+  /** Delivers one more of the wanted streams. */
+  add(stream: string): void;
+  /** Delivers a stream no longer. */
+  remove(stream: string): void;
+  /** Hands over a fresh token, where a connection outlives one. */
+  authenticate(token: string): void;
   /** Ends the connection without a word; the sink hears nothing more. */
   abort(): void;
 }
@@ -24,8 +37,8 @@ export interface Link {
 /** What an opener needs. */
 export interface LinkParams {
   url: URL;
-  stream: string;
-  after: number;
+  /** The streams to deliver with their cursors, as they are at the time of asking. */
+  wanted: () => Wanted[];
   headers: () => Promise<Record<string, string>>;
   ticket: string | undefined;
   heartbeatMs: number;
@@ -46,4 +59,5 @@ export interface WebSocketLike {
   send(data: string): void;
   close(code?: number, reason?: string): void;
 }
+/** A class whose instances are such WebSockets. */
 export type WebSocketConstructor = new (url: string, protocols?: string | string[]) => WebSocketLike;

@@ -11,7 +11,11 @@ const openers: Record<TransportName, Opener> = {
 };
 
 /** Where a page keeps what worked; the platform's sessionStorage is one. */
-export type SessionStore = Pick<Storage, "getItem" | "setItem" | "removeItem">;
+export interface SessionStore {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
 
 const key = "athena.transport";
 

@@ -1,12 +1,8 @@
-import { Backoff, sleep } from "./backoff.js";
 import { Channel } from "./channel.js";
-import { AthenaError, LinkError, problem, PromiseError } from "./errors.js";
-import { MalformedError, type AthenaEvent, type Finding, type TransportName, type Usage } from "./events.js";
-import type { Link, LinkSink } from "./link.js";
+import { LinkError } from "./errors.js";
+import type { AthenaEvent, Finding, TransportName, Usage } from "./events.js";
+import type { Carrier, LineState, TransportChoice, Viewer } from "./line.js";
 import { Transcript, type TerminalEvent } from "./transcript.js";
-
-/** What the user prefers. */
-export type TransportChoice = "auto" | TransportName;
 
 /** Where a run stands, for a status line. */
 export interface RunStatus {
@@ -29,31 +25,16 @@ export interface RunStatus {
 
 /** What a run needs of the client it belongs to. */
 export interface RunHost {
-  /** Opens a link after the cursor, over the first transport that works. */
-  connect(stream: string, after: number, choice: TransportChoice, fresh: boolean, sink: LinkSink, signal: AbortSignal): Promise<Connection>;
+  /** Finds who carries the stream to the viewer, over a transport of this choice. */
+  carry(stream: string, viewer: Viewer, choice: TransportChoice): Carrier;
   cancel(stream: string, signal: AbortSignal): Promise<void>;
-  /** Reports whether the stream has ended at this seq. */
-  endedAt(stream: string, seq: number, signal: AbortSignal): Promise<boolean>;
-  /** Gets new credentials; false where there are none to get. */
-  renew(): Promise<boolean>;
-  backoff(): Backoff;
 }
-
-export interface Connection {
-  link: Link;
-  heartbeatMs: number;
-  /** Resolves true when a better transport has shown that it works now. */
-  better: (signal: AbortSignal) => Promise<boolean>;
-}
-
-/** Silence of this many heartbeats is a dead connection. */
-const silentHeartbeats = 2.5;
 
 /**
- * One stream that is being watched. It reconnects by itself from its cursor,
- * over whichever transport works, and ends with the stream's terminal event.
- * Iterate over it, once, for the events; leaving the loop stops watching, which
- * does not cancel the analysis.
+ * One stream that is being watched. It goes on from its cursor whatever happens
+ * to connections, which it shares with the client's other runs, and ends with
+ * the stream's terminal event. Iterate over it, once, for the events; leaving
+ * the loop stops watching, which does not cancel the analysis.
  */
 export class Run implements AsyncIterable<AthenaEvent> {
   readonly transcript: Transcript;
@@ -66,9 +47,11 @@ export class Run implements AsyncIterable<AthenaEvent> {
   #id: string | undefined;
   #status: RunStatus;
   #choice: TransportChoice;
-  #cut: ((why: LinkError) => void) | undefined;
-  #wake: AbortController | undefined;
+  #carrier: Carrier | undefined;
+  #connected = false;
+  #over: ((why: unknown) => void) | undefined;
 
+  /** Runs are made by Athena's analyze and watch. */
   constructor(host: RunHost, stream: string | ((signal: AbortSignal) => Promise<string>), after: number, choice: TransportChoice, signal?: AbortSignal) {
     this.#host = host;
     this.#choice = choice;
@@ -80,17 +63,23 @@ export class Run implements AsyncIterable<AthenaEvent> {
     signal?.addEventListener("abort", abort);
     if (signal?.aborted) abort();
     this.#stream = typeof stream === "string" ? Promise.resolve(stream) : stream(this.#stop.signal);
-    this.#done = this.#drive(after).finally(() => { signal?.removeEventListener("abort", abort); });
+    this.#done = this.#drive().finally(() => { signal?.removeEventListener("abort", abort); });
     this.#done.catch(() => undefined); // the iterator reports it, and finished() to those who ask
   }
 
   /** The stream's id, once the server has given it. */
   get id(): string | undefined { return this.#id; }
+  /** Where the run stands; a new object at each change. */
   get status(): RunStatus { return this.#status; }
+  /** The answer as it is now, whatever happened: merged chunks, failovers, reconnects. */
   text(): string { return this.transcript.text; }
+  /** What the model thought, as far as it told. */
   reasoning(): string { return this.transcript.reasoning; }
+  /** The findings so far. */
   findings(): readonly Finding[] { return this.transcript.findings; }
+  /** The newest count of tokens and costs. */
   usage(): Usage | undefined { return this.transcript.usage; }
+  /** The last event, once the stream has ended. */
   terminal(): TerminalEvent | undefined { return this.transcript.terminal; }
   /** Resolves with the id, rejects when the job could not be started. */
   started(): Promise<string> { return this.#stream; }
@@ -116,7 +105,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
   }
 
   /** Cuts the current connection without a word, as a network does; for trying out what happens then. */
-  disconnect(): void { this.#cut?.(new LinkError("reconnect", "cut by hand")); }
+  disconnect(): void { this.#carrier?.cut(new LinkError("reconnect", "cut by hand")); }
 
   /**
    * Moves to another transport, from the cursor on; with "auto" to the first
@@ -125,13 +114,20 @@ export class Run implements AsyncIterable<AthenaEvent> {
   useTransport(choice: TransportChoice): void {
     if (choice === this.#choice) return;
     this.#choice = choice;
-    this.#wake?.abort();
-    if (choice === this.#status.transport) return;
-    this.#cut?.(new LinkError("reconnect", choice === "auto" ? "moving to the best transport" : `moving to ${choice}`, 0));
+    const id = this.#id;
+    if (id !== undefined && this.#carrier && !this.#carrier.choose(choice, id, this.#viewer)) this.#move();
+  }
+
+  /** Goes on from the cursor with another carrier. */
+  #move(): void {
+    const id = this.#id;
+    if (id === undefined || !this.#carrier) return;
+    this.#carrier.remove(id, this.#viewer);
+    this.#carrier = this.#host.carry(id, this.#viewer, this.#choice);
   }
 
   /** Ends a wait for the next attempt, as when the network is back. */
-  reconnectNow(): void { this.#wake?.abort(); }
+  reconnectNow(): void { this.#carrier?.reconnectNow(); }
 
   [Symbol.asyncIterator](): AsyncIterator<AthenaEvent> { return this.#events; }
 
@@ -140,10 +136,20 @@ export class Run implements AsyncIterable<AthenaEvent> {
     for (const l of this.#listeners) l(this.#status);
   }
 
-  async #drive(after: number): Promise<void> {
+  async #drive(): Promise<void> {
     try {
-      this.#id = await this.#stream;
-      await this.#follow(this.#id, after);
+      const id = this.#id = await this.#stream;
+      const signal = this.#stop.signal;
+      signal.throwIfAborted();
+      const over = new Promise<unknown>((resolve) => { this.#over = resolve; });
+      const stopped = (): void => { this.#over?.(signal.reason); };
+      signal.addEventListener("abort", stopped);
+      this.#carrier = this.#host.carry(id, this.#viewer, this.#choice);
+      const why = await over;
+      signal.removeEventListener("abort", stopped);
+      this.#carrier.remove(id, this.#viewer);
+      this.#carrier = undefined;
+      if (!(why instanceof LinkError && why.remedy === "finished")) throw why;
       this.#set({ state: "ended", waitMs: 0 });
       this.#events.end();
     } catch (e) {
@@ -154,120 +160,35 @@ export class Run implements AsyncIterable<AthenaEvent> {
     }
   }
 
-  async #follow(stream: string, after: number): Promise<void> {
-    const backoff = this.#host.backoff();
-    const signal = this.#stop.signal;
-    let renewed = false;
-    for (let attempt = 0; ; attempt++) {
-      signal.throwIfAborted();
-      this.#set({ state: "connecting", waitMs: 0, reconnects: attempt });
-      const cursor = this.transcript.cursor;
-      const why = await this.#link(stream, attempt > 0, after > 0, backoff);
-      if (this.transcript.terminal || why.remedy === "finished") return;
-      if (this.transcript.cursor > cursor) renewed = false;
-      if (why.remedy === "credentials") {
-        if (renewed || !(await this.#host.renew())) {
-          throw new AthenaError(why.problem ?? { ...problem("unauthorized", "Valid credentials are needed", why.message), status: 401 });
-        }
-        renewed = true;
-      }
-      if (why.remedy === "stop") throw new AthenaError(why.problem ?? problem("connection_failed", "The server refuses the connection", why.message));
-      const waitMs = why.afterMs === 0 ? 0 : backoff.next(why.afterMs);
-      this.#set({ state: "waiting", transport: undefined, reason: why.message, waitMs });
-      await this.#pause(waitMs, signal);
-    }
-  }
-
-  async #pause(ms: number, signal: AbortSignal): Promise<void> {
-    this.#wake = new AbortController();
-    try {
-      await sleep(ms, AbortSignal.any([signal, this.#wake.signal]));
-    } catch {
-      signal.throwIfAborted();
-    } finally {
-      this.#wake = undefined;
-    }
-  }
-
-  /** Runs one connection to its end, and says why it ended. */
-  async #link(stream: string, fresh: boolean, late: boolean, backoff: Backoff): Promise<LinkError> {
-    const choice = this.#choice;
-    const life = new AbortController(); // everything that belongs to this connection
-    const signal = AbortSignal.any([this.#stop.signal, life.signal]);
-    let connection: Connection | undefined;
-    let fault: unknown;
-    let end: (why: LinkError) => void = () => undefined;
-    const ended = new Promise<LinkError>((resolve) => { end = resolve; });
-    let silence: ReturnType<typeof setTimeout> | undefined;
-    const watchSilence = (): void => {
-      if (!connection) return;
-      clearTimeout(silence);
-      silence = setTimeout(() => { end(new LinkError("reconnect", "heartbeats stopped")); }, connection.heartbeatMs * silentHeartbeats);
-    };
-    const sink: LinkSink = {
-      received: (bytes) => {
-        watchSilence();
-        this.#set({ bytes: this.#status.bytes + bytes });
-      },
+  readonly #viewer: Viewer = (() => {
+    const run = (): Run => this;
+    let broken = false;
+    return {
+      get cursor() { return run().transcript.cursor; },
       events: (list) => {
-        if (life.signal.aborted || fault !== undefined) return;
+        if (broken || this.#stop.signal.aborted) return;
+        let n = 0;
         try {
           for (const e of list) {
             this.transcript.apply(e);
             this.#events.push(e);
+            n++;
           }
         } catch (e) {
-          fault = e;
-          end(new LinkError("stop", "a promise was broken"));
-          return;
+          broken = true;
+          this.#over?.(e);
         }
-        backoff.reset();
-        this.#set({ cursor: this.transcript.cursor, events: this.#status.events + list.length });
-        if (this.transcript.terminal) end(new LinkError("finished", "the stream has ended"));
+        this.#set({ cursor: this.transcript.cursor, events: this.#status.events + n });
+        if (!broken && this.transcript.terminal) this.#over?.(new LinkError("finished", "the stream has ended"));
       },
-      atHead: () => {
-        if (!late) return; // read from its start, a stream shows its terminal event
-        this.#host.endedAt(stream, this.transcript.cursor, signal).then(
-          (yes) => { if (yes) end(new LinkError("finished", "nothing follows the cursor")); },
-          () => undefined, // the connection goes on, and tells if something is wrong
-        );
+      received: (bytes) => { this.#set({ bytes: this.#status.bytes + bytes }); },
+      changed: (s: LineState) => {
+        const again = s.state === "connecting" && this.#connected;
+        this.#connected = true;
+        this.#set({ ...s, reconnects: this.#status.reconnects + (again ? 1 : 0) });
       },
-      ended: (why) => { end(why); },
+      moved: () => { this.#move(); },
+      over: (why) => { this.#over?.(why); },
     };
-    const stopped = (): void => { end(new LinkError("finished", "closed")); };
-    this.#stop.signal.addEventListener("abort", stopped);
-    this.#cut = end;
-    try {
-      const opening = this.#host.connect(stream, this.transcript.cursor, choice, fresh, sink, signal);
-      let first = await Promise.race([opening, ended]); // it can be cut while it opens
-      if (first instanceof LinkError && this.transcript.terminal) first = await opening; // all came with the first answer
-      if (!(first instanceof LinkError)) {
-        connection = first;
-        watchSilence();
-        this.#set({
-          state: "live", transport: connection.link.transport, node: connection.link.welcome?.node ?? "", reason: "",
-        });
-        connection.better(signal).then(
-          (yes) => { if (yes && choice === this.#choice) end(new LinkError("reconnect", "a better transport works now", 0)); },
-          () => undefined, // this connection goes on
-        );
-      } else {
-        opening.then((c) => { c.link.abort(); }, () => undefined);
-      }
-      const why = await ended;
-      if (fault instanceof PromiseError || fault instanceof MalformedError) throw fault;
-      this.#stop.signal.throwIfAborted();
-      return why;
-    } catch (e) {
-      this.#stop.signal.throwIfAborted();
-      if (e instanceof LinkError) return e;
-      throw e;
-    } finally {
-      this.#cut = undefined;
-      clearTimeout(silence);
-      this.#stop.signal.removeEventListener("abort", stopped);
-      life.abort(new LinkError("reconnect", "this connection is over"));
-      connection?.link.abort();
-    }
-  }
+  })();
 }

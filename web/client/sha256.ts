@@ -75,3 +75,10 @@ export class SHA256 {
     [a, b, c, d, e, f, g, h].forEach((x, i) => { this.#h[i] = (this.#h[i] ?? 0) + x; });
   }
 }
+
+/** The digest of a text's UTF-8 bytes, in hexadecimal. */
+export function sha256(text: string): string {
+  const h = new SHA256();
+  h.update(new TextEncoder().encode(text));
+  return h.hex();
+}

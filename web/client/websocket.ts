@@ -2,9 +2,10 @@ import { LinkError, remedyFor, remedyOf } from "./errors.js";
 import { isObject, parseEvent, parseProblem, parseWelcome, type AthenaEvent, type JSONObject } from "./events.js";
 import type { Link, Opener } from "./link.js";
 
-const commandID = "watch";
+/** A stream's subscription: the id of its command, and whether that was answered. */
+interface Subscription { id: string; after: number; live: boolean }
 
-/** Opens a WebSocket, and subscribes to the stream when the welcome has come. */
+/** Opens a WebSocket, and subscribes to the streams when the welcome has come. */
 export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, reject) => {
   if (!p.WebSocket) { reject(new LinkError("reconnect", "this platform has no WebSocket")); return; }
   const url = new URL(p.url);
@@ -21,7 +22,14 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
   let open = false; // proven
   let over = false;
   let quiet: ReturnType<typeof setTimeout> | undefined;
+  let commands = 0;
+  const subscriptions = new Map<string, Subscription>();
 
+  const send = (command: object): string => {
+    const id = String(++commands);
+    ws.send(JSON.stringify({ ...command, id }));
+    return id;
+  };
   const abort = (): void => {
     over = true;
     clearTimeout(quiet);
@@ -50,27 +58,58 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
     quiet = setTimeout(() => { ws.send('{"type":"ping"}'); }, p.heartbeatMs * 1.5);
   };
 
+  // What still comes of an earlier subscription to a stream is not taken for
+  // the newest one's: only after the answer to its command do events count.
+  const add = (stream: string): void => {
+    const after = p.wanted().find((w) => w.stream === stream)?.after;
+    if (over || after === undefined) return;
+    subscriptions.set(stream, { id: send({ type: "subscribe", stream, after }), after, live: false });
+  };
+  const link = (m: JSONObject): Link => ({
+    transport: "websocket", welcome: parseWelcome(m), abort, add,
+    remove: (stream) => { if (!over && subscriptions.delete(stream)) send({ type: "unsubscribe", stream }); },
+    authenticate: (token) => { if (!over) send({ type: "authenticate", token }); },
+  });
+
+  const failed = (m: JSONObject): void => {
+    const problem = parseProblem(m["error"]);
+    const why = new LinkError(remedyOf(problem), problem.title, problem.retry_after_ms, problem);
+    if (m["id"] === undefined && m["stream"] === undefined) { end(why); return; }
+    for (const [stream, s] of subscriptions) {
+      if (m["id"] === undefined ? m["stream"] !== stream : m["id"] !== s.id) continue;
+      subscriptions.delete(stream);
+      if (why.remedy === "credentials") end(why);
+      else sink.refused(stream, why);
+      return;
+    }
+  };
+
   const control = (m: JSONObject): void => {
     switch (m["type"]) {
-      case "welcome":
+      case "welcome": {
         if (open) return;
         open = true;
         p.probe.removeEventListener("abort", giveUp);
-        ws.send(JSON.stringify({ type: "subscribe", id: commandID, stream: p.stream, after: p.after }));
-        resolve({ transport: "websocket", welcome: parseWelcome(m), abort });
+        const opened = link(m);
+        for (const w of p.wanted()) add(w.stream);
+        sink.opened(opened);
+        resolve(opened);
         return;
+      }
       case "reconnect": {
         const after = typeof m["after_ms"] === "number" ? m["after_ms"] : undefined;
         end(new LinkError("reconnect", `the server asks to move (${String(m["reason"] ?? "no reason given")})`, after));
         return;
       }
-      case "error": {
-        const problem = parseProblem(m["error"]);
-        end(new LinkError(remedyOf(problem), problem.title, problem.retry_after_ms, problem));
+      case "error":
+        failed(m);
         return;
-      }
       case "subscribed":
-        if (m["head"] === p.after && p.after > 0) sink.atHead();
+        for (const [stream, s] of subscriptions) {
+          if (s.id !== m["id"]) continue;
+          s.live = true;
+          if (m["head"] === s.after && s.after > 0) sink.atHead(stream);
+        }
         return;
     }
   };
@@ -90,11 +129,8 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
       const events: AthenaEvent[] = [];
       for (const x of list) {
         if (!isObject(x)) throw new Error("a message is not an object");
-        if ("seq" in x) {
-          if (x["stream"] === p.stream) events.push(parseEvent(x));
-        } else {
-          control(x);
-        }
+        if (!("seq" in x)) control(x);
+        else if (typeof x["stream"] === "string" && subscriptions.get(x["stream"])?.live) events.push(parseEvent(x));
       }
       if (events.length > 0 && !over) sink.events(events);
     } catch (e) {

@@ -202,7 +202,7 @@ test("a transport that was chosen is kept when a better one works", async () => 
   await until(run, (s) => s.transport === "sse" && s.cursor === 1);
   run.useTransport("sse"); // in use already
   fake.faults.upgrade = "pass";
-  while (!fake.seen.includes("websocket 0")) await setTimeout(10); // the try of the better one
+  while (!fake.seen.includes("websocket 1")) await setTimeout(10); // the try of the better one
   fake.text("b");
   fake.complete("ab");
   await events;

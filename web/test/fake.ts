@@ -19,6 +19,8 @@ export interface Faults {
   closeWith: number;
   /** Refuse this many POST /v1/analyses after having started the job. */
   loseStarts: number;
+  /** Refuse this many subscriptions for the time being. */
+  refuseSubscribes: number;
   /** Group this many events into one array. */
   batch: number;
   token: string | undefined;
@@ -29,12 +31,20 @@ export interface Faults {
 
 const id = "01JDZZZZZZZZZZZZZZZZZZZZZZ0123456789";
 
-/** A server that speaks the protocol over one stream that is written by hand. */
+const terminals = ["completed", "failed", "cancelled"];
+
+/** A server that speaks the protocol over streams that are written by hand. */
 export class Fake {
   readonly stream = id;
   readonly log: WireEvent[] = [];
+  /** More streams; the first is written by add, text and complete without one. */
+  readonly logs = new Map<string, WireEvent[]>([[id, this.log]]);
+  maxStreams = 64;
+  /** How many connections there are now, and were at most. */
+  open = 0;
+  mostOpen = 0;
   readonly faults: Faults = {
-    upgrade: "pass", sse: "pass", cutEvery: 0, silent: false, closeWith: 0, loseStarts: 0, batch: 1, token: undefined, ticket: false, move: undefined,
+    upgrade: "pass", sse: "pass", cutEvery: 0, silent: false, closeWith: 0, loseStarts: 0, refuseSubscribes: 0, batch: 1, token: undefined, ticket: false, move: undefined,
   };
   heartbeatMs = 1000;
   probeTimeoutMs = 2000; // more than a handshake takes on a busy machine
@@ -68,29 +78,39 @@ export class Fake {
     await new Promise<void>((resolve) => { this.#http.close(() => { resolve(); }); });
   }
 
-  add(type: string, data: Record<string, unknown>, first?: number): void {
-    const seq = this.log.length === 0 ? 1 : (this.log.at(-1)?.seq ?? 0) + 1;
-    this.log.push({ stream: id, seq, ...(first === undefined ? {} : { first }), type, time: "2026-11-22T21:00:00.000Z", data });
+  add(type: string, data: Record<string, unknown>, first?: number, stream = id): void {
+    let log = this.logs.get(stream);
+    if (!log) this.logs.set(stream, log = []);
+    const seq = (log.at(-1)?.seq ?? 0) + 1;
+    log.push({ stream, seq, ...(first === undefined ? {} : { first }), type, time: "2026-11-22T21:00:00.000Z", data });
     for (const w of [...this.#watchers]) w();
   }
 
-  text(s: string): void { this.add("chunk", { kind: "text", text: s, attempt: 1 }); }
+  text(s: string, stream = id): void { this.add("chunk", { kind: "text", text: s, attempt: 1 }, undefined, stream); }
 
-  complete(text: string): void {
+  complete(text: string, stream = id): void {
     this.add("completed", {
-      finish_reason: "stop", provider: "fake", model: "m", cached: false, degraded: false, events: (this.log.at(-1)?.seq ?? 0) + 1,
+      finish_reason: "stop", provider: "fake", model: "m", cached: false, degraded: false, events: (this.logs.get(stream)?.at(-1)?.seq ?? 0) + 1,
       bytes: Buffer.byteLength(text), sha256: createHash("sha256").update(text).digest("hex"),
-    });
+    }, undefined, stream);
   }
 
-  get ended(): boolean { return ["completed", "failed", "cancelled"].includes(this.log.at(-1)?.type ?? ""); }
+  get ended(): boolean { return this.#ended(id); }
+  #ended(stream: string): boolean { return terminals.includes(this.logs.get(stream)?.at(-1)?.type ?? ""); }
+  #head(stream: string): number { return this.logs.get(stream)?.at(-1)?.seq ?? 0; }
+
+  /** Counts a connection that delivers until it is gone. */
+  #count(gone: AbortSignal): void {
+    this.mostOpen = Math.max(this.mostOpen, ++this.open);
+    gone.addEventListener("abort", () => { this.open--; });
+  }
 
   /** Calls deliver with what follows the cursor, in batches, until it returns false or the connection is gone. */
-  #follow(after: number, gone: AbortSignal, deliver: (list: WireEvent[]) => boolean): void {
+  #follow(stream: string, after: number, gone: AbortSignal, deliver: (list: WireEvent[]) => boolean): void {
     let cursor = after;
     const pump = (): void => {
       while (!gone.aborted) {
-        const list = this.log.filter((e) => e.seq > cursor).slice(0, this.faults.batch);
+        const list = (this.logs.get(stream) ?? []).filter((e) => e.seq > cursor).slice(0, this.faults.batch);
         const last = list.at(-1);
         if (!last) return;
         cursor = last.seq;
@@ -120,23 +140,41 @@ export class Fake {
   #socket(ws: WebSocket): void {
     const gone = new AbortController();
     ws.on("close", () => { gone.abort(); });
-    ws.send(JSON.stringify({ type: "welcome", node: "fake-1", heartbeat_ms: this.heartbeatMs, max_streams: 64 }));
+    this.#count(gone.signal);
+    ws.send(JSON.stringify({ type: "welcome", node: "fake-1", heartbeat_ms: this.heartbeatMs, max_streams: this.maxStreams }));
     let sent = 0;
+    const subscriptions = new Map<string, AbortController>();
     ws.on("message", (m: Buffer) => {
-      const c = JSON.parse(m.toString()) as { type: string; id: string; stream: string; after: number };
+      const c = JSON.parse(m.toString()) as { type: string; id: string; stream: string; after: number; token: string };
       if (this.faults.silent) return;
       if (c.type === "ping") ws.send('{"type":"pong"}');
+      if (c.type === "authenticate") {
+        this.seen.push(`authenticate ${c.token}`);
+        ws.send(JSON.stringify({ type: "accepted", id: c.id }));
+      }
+      if (c.type === "unsubscribe") {
+        this.seen.push("unsubscribe");
+        subscriptions.get(c.stream)?.abort();
+        subscriptions.delete(c.stream);
+        ws.send(JSON.stringify({ type: "unsubscribed", id: c.id, stream: c.stream }));
+      }
       if (c.type !== "subscribe") return;
       this.seen.push(`websocket ${c.after}`);
       if (this.faults.closeWith) { ws.close(this.faults.closeWith, "told to"); return; }
-      if (c.stream !== id) {
-        ws.send(JSON.stringify({ type: "error", id: c.id, error: { code: "stream_not_found", title: "There is no such stream", status: 404, retryable: false } }));
-        return;
-      }
-      ws.send(JSON.stringify({ type: "subscribed", id: c.id, stream: id, head: this.log.at(-1)?.seq ?? 0 }));
-      this.#follow(c.after, gone.signal, (list) => {
+      const refuse = (code: string, status: number, retryable: boolean): void => {
+        ws.send(JSON.stringify({ type: "error", id: c.id, stream: c.stream, error: { code, title: code, status, retryable } }));
+      };
+      if (!this.logs.has(c.stream)) { refuse("stream_not_found", 404, false); return; }
+      if (this.faults.refuseSubscribes-- > 0) { refuse("overloaded", 503, true); return; }
+      if (subscriptions.has(c.stream)) { refuse("invalid_request", 400, false); return; }
+      ws.send(JSON.stringify({ type: "subscribed", id: c.id, stream: c.stream, head: Math.max(this.#head(c.stream), c.after) }));
+      if (this.#ended(c.stream) && c.after >= this.#head(c.stream)) return;
+      const over = new AbortController();
+      subscriptions.set(c.stream, over);
+      this.#follow(c.stream, c.after, AbortSignal.any([gone.signal, over.signal]), (list) => {
         ws.send(JSON.stringify(list.length === 1 ? list[0] : list));
         sent += list.length;
+        if (terminals.includes(list.at(-1)?.type ?? "")) subscriptions.delete(c.stream);
         if (this.faults.cutEvery === 0 || sent < this.faults.cutEvery) return true;
         gone.abort();
         setImmediate(() => { ws.terminate(); });
@@ -161,7 +199,7 @@ export class Fake {
       const urls: Record<string, string> = { websocket: "/v1/ws", sse: "/v1/events", "long-poll": "/v1/events" };
       json(200, {
         protocol: "athena.v1", transports: this.offers.map((name) => ({ name, url: urls[name] ?? "/v1/quic" })),
-        heartbeat_ms: this.heartbeatMs, probe_timeout_ms: this.probeTimeoutMs, max_streams: 64, ...(this.faults.ticket ? { ticket } : {}),
+        heartbeat_ms: this.heartbeatMs, probe_timeout_ms: this.probeTimeoutMs, max_streams: this.maxStreams, ...(this.faults.ticket ? { ticket } : {}),
       });
       return;
     }
@@ -182,57 +220,72 @@ export class Fake {
       return;
     }
     if (url.pathname === "/v1/events") { this.#events(q, r, url, json); return; }
-    if (url.pathname === `/v1/streams/${id}`) { json(200, { id, state: this.ended ? "completed" : "running", head: this.log.at(-1)?.seq ?? 0 }); return; }
+    const stream = url.pathname.slice("/v1/streams/".length);
+    if (this.logs.has(stream)) { json(200, { id: stream, state: this.#ended(stream) ? "completed" : "running", head: this.#head(stream) }); return; }
     json(404, { code: "stream_not_found", title: "There is no such stream", status: 404, retryable: false });
   }
 
   #events(q: IncomingMessage, r: ServerResponse, url: URL, json: (status: number, v: unknown) => void): void {
-    const after = Number((url.searchParams.get("after") ?? "").split(":")[1]);
-    if (url.searchParams.get("stream") !== id || Number.isNaN(after)) {
+    const streams = url.searchParams.getAll("stream");
+    const cursors = new Map((url.searchParams.get("after") ?? "").split(",").map((c) => [c.split(":")[0] ?? "", Number(c.split(":")[1])]));
+    if (streams.length > this.maxStreams) {
+      json(400, { code: "invalid_request", title: "Too many streams", status: 400, retryable: false });
+      return;
+    }
+    if (streams.some((s) => !this.logs.has(s) || Number.isNaN(cursors.get(s) ?? NaN))) {
       json(404, { code: "stream_not_found", title: "There is no such stream", status: 404, retryable: false });
       return;
     }
     const gone = new AbortController();
     r.on("close", () => { gone.abort(); });
-    const atEnd = this.ended && after >= (this.log.at(-1)?.seq ?? 0);
+    this.#count(gone.signal);
+    const afters = streams.map((s) => String(cursors.get(s))).join();
+    const done = (): boolean => streams.every((s) => this.#ended(s) && (cursors.get(s) ?? 0) >= this.#head(s));
+    const after = (s: string): number => cursors.get(s) ?? 0;
+    const id = (): string => streams.map((s) => `${s}:${after(s)}`).join();
     if (q.headers.accept !== "text/event-stream") {
-      this.seen.push(`poll ${after}`);
+      this.seen.push(`poll ${afters}`);
+      const ready = (): WireEvent[] => streams.flatMap((s) => (this.logs.get(s) ?? []).filter((e) => e.seq > after(s)));
       const answer = (): void => {
+        if (gone.signal.aborted) return;
         clearTimeout(timer);
-        this.#watchers.delete(answer);
-        const max = this.faults.cutEvery || 1000;
-        const events = this.log.filter((e) => e.seq > after).slice(0, max);
-        const cursor = events.at(-1)?.seq ?? after;
+        this.#watchers.delete(look);
+        const events = ready().slice(0, this.faults.cutEvery || 1000);
+        for (const e of events) cursors.set(e.stream, e.seq);
         const { move } = this.faults;
         this.faults.move = undefined;
-        json(200, {
-          events, cursor: `${id}:${cursor}`, done: this.ended && cursor === this.log.at(-1)?.seq,
-          ...(move !== undefined ? { retry_after_ms: move } : {}),
-        });
+        json(200, { events, cursor: id(), done: done(), ...(move !== undefined ? { retry_after_ms: move } : {}) });
       };
+      const look = (): void => { if (ready().length > 0) answer(); };
       const timer = setTimeout(answer, parseInt(url.searchParams.get("wait") ?? "0", 10));
-      gone.signal.addEventListener("abort", () => { clearTimeout(timer); this.#watchers.delete(answer); });
-      if (atEnd || this.log.some((e) => e.seq > after)) answer();
-      else this.#watchers.add(answer);
+      gone.signal.addEventListener("abort", () => { clearTimeout(timer); this.#watchers.delete(look); });
+      if (done() || ready().length > 0) answer();
+      else this.#watchers.add(look);
       return;
     }
-    this.seen.push(`sse ${after}`);
+    this.seen.push(`sse ${afters}`);
     if (this.faults.sse === "refuse") { r.writeHead(502).end("<h1>Bad gateway</h1>"); return; }
     if (this.faults.sse === "buffer") return;
-    if (atEnd) { r.writeHead(204).end(); return; }
+    if (done()) { r.writeHead(204).end(); return; }
     r.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store, no-transform" });
-    r.write(`retry: 30\n:${" ".repeat(2048)}\nid: ${id}:${after}\nevent: welcome\ndata: {"node":"fake-1","heartbeat_ms":${this.heartbeatMs},"max_streams":64}\n\n`);
+    r.write(`retry: 30\n:${" ".repeat(2048)}\nid: ${id()}\nevent: welcome\ndata: {"node":"fake-1","heartbeat_ms":${this.heartbeatMs},"max_streams":${this.maxStreams}}\n\n`);
     if (this.faults.silent) return;
     let sent = 0;
-    this.#follow(after, gone.signal, (list) => {
-      for (const e of list) r.write(`id: ${id}:${e.seq}\ndata: ${JSON.stringify(e)}\n\n`);
-      sent += list.length;
-      if (this.faults.cutEvery > 0 && sent >= this.faults.cutEvery) {
-        setImmediate(() => { r.destroy(); });
-        return false;
-      }
-      if (["completed", "failed", "cancelled"].includes(list.at(-1)?.type ?? "")) { r.end(); return false; }
-      return true;
-    });
+    for (const s of streams) {
+      this.#follow(s, after(s), gone.signal, (list) => {
+        for (const e of list) {
+          cursors.set(s, e.seq);
+          r.write(`id: ${id()}\ndata: ${JSON.stringify(e)}\n\n`);
+        }
+        sent += list.length;
+        if (this.faults.cutEvery > 0 && sent >= this.faults.cutEvery) {
+          gone.abort();
+          setImmediate(() => { r.destroy(); });
+          return false;
+        }
+        if (done()) { r.end(); return false; }
+        return true;
+      });
+    }
   }
 }
