@@ -249,7 +249,7 @@ func TestTheAuditLogTellsWhoDidWhat(t *testing.T) {
 	s := serve(t, openAIAt(up), "--api-key", "ada="+key, "--audit-log", path)
 	bearer := []string{"Authorization", "Bearer " + key, "X-Request-Id", "req-7", "User-Agent", "tool\t1"}
 	id := s.begin(bearer...)
-	for end := time.Now().Add(patience); strings.Contains(string(s.do("GET", "/v1/streams/"+id, "", bearer...).body), `"state":"running"`); {
+	for end := time.Now().Add(patience); strings.Contains(s.do("GET", "/v1/streams/"+id, "", bearer...).body, `"state":"running"`); {
 		if time.Now().After(end) { // cancelled below, it would end otherwise
 			t.Fatal("the analysis does not end")
 		}
