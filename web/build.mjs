@@ -1,7 +1,7 @@
 // Builds the page and the client into dist/, always to the same bytes, or with
 // --test the tests into build/test/.
 import { build } from "esbuild";
-import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 
 const common = { bundle: true, format: "esm", target: "es2022", charset: "utf8", legalComments: "none", logLevel: "warning" };
 
@@ -14,5 +14,21 @@ if (process.argv.includes("--test")) {
   await mkdir("dist", { recursive: true });
   await build({ ...common, entryPoints: { app: "ui/app.ts", client: "client/index.ts" }, outdir: "dist", platform: "browser", minify: true });
   await build({ ...common, entryPoints: { app: "ui/app.css" }, outdir: "dist", minify: true });
-  for (const f of ["index.html", "favicon.svg"]) await copyFile(`ui/${f}`, `dist/${f}`);
+  await copyFile("ui/favicon.svg", "dist/favicon.svg");
+  await writeFile("dist/index.html", filled(await readFile("ui/index.html", "utf8"), await texts()));
+}
+
+/** What ui/texts.ts exports. */
+async function texts() {
+  const { outputFiles } = await build({ ...common, entryPoints: ["ui/texts.ts"], write: false });
+  return (await import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`)).texts;
+}
+
+/** A page with its {{texts}}. */
+function filled(page, texts) {
+  return page.replace(/\{\{([\w.-]+)\}\}/g, (_, path) => {
+    const text = path.split(".").reduce((o, key) => o?.[key], texts);
+    if (typeof text !== "string") throw new Error(`ui/texts.ts has no ${path}`);
+    return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
+  });
 }
