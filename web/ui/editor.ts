@@ -48,7 +48,7 @@ export class Editor {
         lintGutter(), lineNumbers(), history(), drawSelection(), highlightSpecialChars(), bracketMatching(), highlightActiveLine(), highlightActiveLineGutter(),
         highlightSelectionMatches(), search({ top: true }), syntaxHighlighting(classHighlighter), editorTheme, this.#language.of([]),
         EditorState.tabSize.of(4), placeholder(texts.placeholder),
-        EditorView.contentAttributes.of({ id: "code", "aria-labelledby": "code-title", "aria-describedby": "keys", autocapitalize: "off" }),
+        EditorView.contentAttributes.of({ id: "code", "aria-labelledby": "code-title", "aria-describedby": "keys", autocapitalize: "off", tabindex: "0" }),
         // The page's own key, which would add a line here. Tab leaves the editor, as it does a field.
         Prec.highest(keymap.of([{ key: "Mod-Enter", run: () => true }])),
         keymap.of([{ key: "F8", run: nextDiagnostic, shift: previousDiagnostic }, ...searchKeymap, ...historyKeymap, ...defaultKeymap]),
