@@ -3,7 +3,7 @@
 // modules of their own so that a bundler takes what is used.
 import { build } from "esbuild";
 import { execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
@@ -25,5 +25,21 @@ if (process.argv.includes("--test")) {
   const all = ["index", "cache", "tabs"].map((m) => `export * from "./client/${m}.js";`).join("");
   await build({ ...common, stdin: { contents: all, resolveDir: "." }, outfile: "dist/client.js", platform: "browser", minify: true });
   await build({ ...common, entryPoints: { app: "ui/app.css" }, outdir: "dist", minify: true });
-  for (const f of ["index.html", "favicon.svg"]) await copyFile(`ui/${f}`, `dist/${f}`);
+  await copyFile("ui/favicon.svg", "dist/favicon.svg");
+  await writeFile("dist/index.html", filled(await readFile("ui/index.html", "utf8"), await texts()));
+}
+
+/** What ui/texts.ts exports. */
+async function texts() {
+  const { outputFiles } = await build({ ...common, entryPoints: ["ui/texts.ts"], write: false });
+  return (await import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`)).texts;
+}
+
+/** A page with its {{texts}}. */
+function filled(page, texts) {
+  return page.replace(/\{\{([\w.-]+)\}\}/g, (_, path) => {
+    const text = path.split(".").reduce((o, key) => o?.[key], texts);
+    if (typeof text !== "string") throw new Error(`ui/texts.ts has no ${path}`);
+    return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
+  });
 }

@@ -15,6 +15,7 @@ export class FakeElement extends FakeNode {
   readonly dataset: Record<string, string> = {};
   readonly attributes: Record<string, string> = {};
   href = "";
+  className = "";
   constructor(name: string) { super(name, ""); }
 
   append(...nodes: FakeNode[]): void {
@@ -34,7 +35,8 @@ export class FakeElement extends FakeNode {
 
   get inner(): string { return this.children.map((c) => c.outer).join(""); }
   override get outer(): string {
-    const attributes = { ...this.attributes, ...(this.href ? { href: this.href } : {}), ...(this.dataset["language"] ? { language: this.dataset["language"] } : {}) };
+    const { role: _role, "aria-label": _label, ...shown } = this.attributes;
+    const attributes = { ...shown, ...(this.className ? { class: this.className } : {}), ...(this.href ? { href: this.href } : {}), ...(this.dataset["language"] ? { language: this.dataset["language"] } : {}) };
     return `<${this.name}${Object.entries(attributes).map(([k, v]) => ` ${k}=${v}`).join("")}>${this.inner}</${this.name}>`;
   }
 }

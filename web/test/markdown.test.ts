@@ -1,6 +1,8 @@
 /** What the renderer makes of answers, honest and hostile. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Highlighter } from "../ui/highlight.js";
+import { languages } from "../ui/languages.js";
 import { MarkdownView } from "../ui/markdown.js";
 import { fakeDocument } from "./dom.js";
 
@@ -23,7 +25,7 @@ const cases: [string, string][] = [
   ["2 * 3 * 4 and ** not this ** and **not\n\nthat**", "<p>2 * 3 * 4 and ** not this ** and **not</p><p>that**</p>"],
   ["**over\nlines**", "<p><strong>over\nlines</strong></p>"],
   ["[a **b**](https://example.com/x?y=1) [no](javascript:alert(1))", "<p><a href=https://example.com/x?y=1>a <strong>b</strong></a> [no](javascript:alert(1))</p>"],
-  ["```go\nx := `1`\n\n# no heading\n```\nafter", "<pre><code language=go>x := `1`\n\n# no heading</code></pre><p>after</p>"],
+  ["```go\nx := `1`\n\n# no heading\n```\nafter", "<pre><code language=go>x := <span class=tok-string>`1`</span>\n\n# no heading</code></pre><p>after</p>"],
   ["~~~~ c++ title\n```\n~~~~", "<pre><code language=c++>```</code></pre>"],
   ["```\nstill open", "<pre><code>still open</code></pre>"],
   ["- a\n- b\n  - c\n    more\n- d\n\ntext", "<ul><li>a</li><li>b<ul><li>c more</li></ul></li><li>d</li></ul><p>text</p>"],
@@ -32,6 +34,10 @@ const cases: [string, string][] = [
   ["a\n\n---\n* * *\n ___ \n--", "<p>a</p><hr></hr><hr></hr><hr></hr><p>--</p>"],
   ["| a | **b** |\n|:--|--:|\n| 1 | 2 |\nend", "<table><tr><th>a</th><th><strong>b</strong></th></tr><tr><td>1</td><td>2</td></tr></table><p>end</p>"],
   ["a | b\n- | -\n1 | 2", "<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>"],
+  ["- a\n\n- b\n\n-\n\ntext\n- c", "<ul><li>a</li><li>b</li></ul><p>-</p><p>text</p><ul><li>c</li></ul>"],
+  ["```go\n/* one\ntwo */ if x\n```\n\n```\nif\n```", "<pre><code language=go><span class=tok-comment>/* one</span>\n<span class=tok-comment>two */</span> <span class=tok-keyword>if</span> x</code></pre><pre><code>if</code></pre>"],
+  ["```diff\n-a\n+b\n```", "<pre><code language=diff><span class=tok-deleted>-a</span>\n<span class=tok-inserted>+b</span></code></pre>"],
+  ["```constructor\nx\n```", "<pre><code language=constructor>x</code></pre>"],
   ["a | b\n||\nc", "<p>a | b\n||\nc</p>"],
 ];
 
@@ -49,6 +55,34 @@ test("text that grows ends as text that came at once", () => {
     assert.equal(render(...Array.from({ length: text.length }, (_, i) => text.slice(0, i + 1))), want, text);
   }
 });
+
+test("code that is still being written keeps its nodes", () => {
+  const into = fakeDocument();
+  const view = new MarkdownView(into);
+  view.render("text\n\n```go\nfunc one() {\n\tret");
+  const pre = into.children[1] as typeof into, line = pre.children[0];
+  view.render("text\n\n```go\nfunc one() {\n\treturn\n}\n```\nmore");
+  assert.equal(into.children[1], pre);
+  assert.equal((pre.children[0] as typeof into).children[0], (line as typeof into).children[0]);
+  assert.match(into.inner, /^<p>text<\/p><pre>.*<span class=tok-keyword>return<\/span>\n}<\/code><\/pre><p>more<\/p>$/s);
+});
+
+test("no code keeps the page busy", () => {
+  const odd = ["\"'`", "/* ", "((((", "<a b='", "$x->{", "#{", "R\"(", "\\\n\n", "0x1.e+", "a.b::c", "'''\n", "{{<%", "-- --", "\u2028\r\t"];
+  for (const language of [...Object.keys(languages), "json", "css", "diff"]) {
+    const begun = process.cpuUsage();
+    for (const o of odd) assert.ok(isPlain(o.repeat(1000), language) && isPlain(`${o.repeat(100)}\n`.repeat(40), language), `${language}: ${o}`);
+    const took = process.cpuUsage(begun).user / 1000;
+    assert.ok(took < 3000, `${language}: ${took.toFixed(0)} ms`);
+  }
+});
+
+/** Reports whether the code is shown as it is, whatever its colours. */
+function isPlain(code: string, language: string): boolean {
+  const into = fakeDocument();
+  new Highlighter(into, language).grow(code);
+  return into.inner.replaceAll(/<\/?(span|article)\b[^>]*>/g, "") === code.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}
 
 test("no answer keeps the page busy", () => {
   const n = 60_000;

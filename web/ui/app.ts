@@ -1,136 +1,193 @@
-/** The page: an editor, the results of one run, and the state of its connection. */
-import { Athena, type AnalysisKind, type AnalysisRequest, type Run, type RunStatus, type TransportChoice } from "../client/index.js";
+/** The page: an editor, the runs at hand and the results of one, and the state of its connection. */
+import type { Text } from "@codemirror/state";
+import { Athena, type AnalysisKind, type AnalysisRequest, type Finding, type Run, type TransportChoice } from "../client/index.js";
+import { SHA256 } from "../client/sha256.js";
 import { byID } from "./dom.js";
+import { findingsJSON, findingsSARIF, save, type Outcome } from "./download.js";
 import { Editor } from "./editor.js";
 import { example } from "./example.js";
+import { HistoryStore, type PastRun } from "./history.js";
+import { HistoryDialog } from "./historydialog.js";
 import { KeyPanel } from "./keypanel.js";
+import { languages } from "./languages.js";
+import { Operations } from "./operations.js";
 import { Panel } from "./panel.js";
 import { describeFailure, needsKey } from "./problems.js";
-import { readProviders, type ProviderStatus } from "./providers.js";
-import { Results } from "./results.js";
+import { readProviders, type ProviderList, type ProviderStatus } from "./providers.js";
+import { Results, type Shown } from "./results.js";
+import { isLive, note, Runs, type Entry } from "./runs.js";
+import { linkTo, readFragment, shareToken } from "./share.js";
+import { StatusLine } from "./statusline.js";
+import { texts } from "./texts.js";
 
 const keyItem = "athena.key";
+const shareItem = "athena.share.";
 const themeItem = "athena.theme";
 const themes = ["system", "light", "dark"] as const;
-const languages = ["Go", "JavaScript", "TypeScript", "Python", "Java", "C", "C++", "C#", "Rust", "PHP", "Ruby", "Kotlin", "Swift", "Shell", "SQL", "HTML"];
-const transportLabels = { websocket: "WebSocket", sse: "SSE", "long-poll": "long-poll" } as const;
-const stateLabels: Record<RunStatus["state"], string> = {
-  starting: "Starting", connecting: "Connecting", live: "Live", waiting: "Reconnecting", ended: "Ended", failed: "Failed",
-};
 const narrow = "(max-width: 820px)"; // as in app.css: the results are below the code
+/** How many runs may be live at once: over HTTP/1.1 a browser has six connections, of which a run can need one. */
+const maxLive = 4;
 
 const el = {
   run: byID("run", HTMLButtonElement), stop: byID("stop", HTMLButtonElement), cut: byID("cut", HTMLButtonElement),
-  copy: byID("copy", HTMLButtonElement), share: byID("share", HTMLButtonElement),
+  copy: byID("copy", HTMLButtonElement), share: byID("share", HTMLButtonElement), download: byID("download", HTMLDetailsElement),
   analysis: byID("analysis", HTMLSelectElement), language: byID("language", HTMLSelectElement),
   provider: byID("provider", HTMLSelectElement), model: byID("model", HTMLSelectElement), transport: byID("transport", HTMLSelectElement),
   promptRow: byID("prompt-row", HTMLElement), prompt: byID("prompt", HTMLInputElement),
   filename: byID("filename", HTMLElement), file: byID("file", HTMLInputElement),
   keyForm: byID("key-form", HTMLFormElement), key: byID("key", HTMLInputElement),
-  job: byID("job", HTMLElement), dot: byID("dot", HTMLElement), state: byID("state", HTMLElement), code: byID("code", HTMLTextAreaElement),
+  job: byID("job", HTMLElement), other: byID("other-code", HTMLElement),
 };
 
-let current: Run | undefined;
-/** Whether the current run was started here, and isn't only watched. */
-let own = false;
-/** What has to be over before the current run may be closed. */
-let stopping: Promise<void> = Promise.resolve();
 let choices: ProviderStatus[] = [];
 let afterKey: (() => void) | undefined;
 
-const athena = new Athena({ token: () => stored(sessionStorage, keyItem) });
-const editor = new Editor(el.code, byID("gutter", HTMLElement), byID("editor", HTMLElement),
-  (name) => { el.filename.textContent = name; }, (why) => { results.fail(why); });
-const results = new Results((f) => { editor.select(f); });
-const panel = new Panel(async () => readProviders(await athena.providers()));
+const athena = new Athena({ token: key });
+const past = new HistoryStore();
+const status = new StatusLine();
+const editor = new Editor({
+  box: byID("editor", HTMLElement),
+  named: (name) => { el.filename.textContent = name; },
+  detected: (language) => {
+    const label = languages[language]?.label;
+    const option = el.language.options[0];
+    if (option) option.text = label === undefined ? texts.detect : texts.detected(label);
+  },
+  refused: (why) => { results.fail(why); },
+});
+const results = new Results((f) => { editor.select(f); }, (all) => { mark(all); });
+const runs = new Runs(shown);
+const panel = new Panel(askProviders);
 const keyPanel = new KeyPanel(athena);
+new Operations(key);
+new HistoryDialog(past, who, reopen);
 
 function stored(store: Storage, item: string): string | undefined {
   return store.getItem(item) || undefined;
 }
 
-function show(run: Run, started: boolean): void {
-  const last = current;
-  void stopping.then(() => { last?.close(); }); // closed sooner, it would cancel nothing
-  stopping = Promise.resolve();
-  current = run;
-  own = started;
-  results.begin(run);
-  el.stop.disabled = el.cut.disabled = el.copy.disabled = false;
-  el.share.disabled = true;
-  el.job.textContent = "";
-  run.started().then((id) => {
-    if (run !== current) return;
-    history.replaceState(null, "", `#stream=${id}`);
-    el.share.disabled = false;
-    el.job.textContent = `${id.slice(0, 10)}…`;
-    el.job.title = id;
-  }, () => undefined); // follow reports it
-  run.onStatus((s) => { if (run === current) showStatus(s); });
-  void follow(run);
+function key(): string | undefined { return stored(sessionStorage, keyItem); }
+
+/** Whose the history is: without telling the key. */
+function who(): string {
+  const k = key();
+  if (k === undefined) return "";
+  const sum = new SHA256();
+  sum.update(new TextEncoder().encode(`history of ${k}`));
+  return sum.hex().slice(0, 16);
 }
 
-async function follow(run: Run): Promise<void> {
+/** A client that may watch this stream: that of who was given a link with a token. */
+function clientOf(id: string): Athena {
+  const token = stored(sessionStorage, shareItem + id);
+  return token === undefined ? athena : new Athena({ token });
+}
+
+/** Shows what a run is about: marks in the code, or that it is of other code. */
+function mark(findings: readonly Finding[]): void {
+  const e = runs.current;
+  const here = editor.mark(e?.code?.doc, findings);
+  el.other.hidden = here || !e?.code || findings.length === 0;
+}
+
+/** Shows an entry, or that there is none. */
+function shown(e: Entry | undefined): void {
+  el.stop.disabled = !e || !isLive(e);
+  el.copy.disabled = !e;
+  el.download.hidden = !e;
+  status.show(e);
+  if (e) {
+    results.begin(e.shown, e.notable);
+    if (e.failure) results.fail(e.failure);
+  } else {
+    results.clear();
+  }
+  showID();
+}
+
+function showID(): void {
+  const id = runs.current?.id;
+  el.share.disabled = id === undefined;
+  el.job.textContent = id === undefined ? "" : `${id.slice(0, 10)}…`;
+  el.job.title = id ?? "";
+  const hash = id === undefined ? "" : `#stream=${id}`;
+  if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname + location.search);
+}
+
+interface What { own: boolean; title: string; code?: { doc: Text; name: string } }
+
+function show(run: Run, what: What): void {
+  const e: Entry = { shown: run, run, own: what.own, title: what.title, code: what.code, began: Date.now(), notable: [], failure: "", id: run.id };
+  runs.add(e);
+  run.started().then((id) => {
+    e.id = id;
+    if (e === runs.current) showID();
+    keep(e);
+  }, () => undefined); // follow reports it
+  run.onStatus(() => { if (e === runs.current) status.changed(); });
+  void follow(e, run, what);
+}
+
+async function follow(e: Entry, run: Run, what: What): Promise<void> {
+  const seen = (): boolean => e === runs.current;
   try {
-    for await (const e of run) if (run === current) results.event(e);
-    if (run === current && !run.terminal()) results.say("This stream has ended.");
-  } catch (e) {
-    if (run !== current) return;
-    if (e instanceof DOMException && e.name === "AbortError") return; // closed
-    if (needsKey(e)) { askForKey(retry(run, own)); return; }
-    results.fail(describeFailure(e));
+    for await (const event of run) {
+      note(e, event);
+      if (!seen()) continue;
+      status.event(event);
+      results.event(event);
+    }
+    if (seen() && !run.terminal()) results.say(texts.streamEnded);
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") return; // closed
+    if (needsKey(error)) {
+      askForKey(() => {
+        runs.remove(e);
+        retry(run, what);
+      });
+      return;
+    }
+    e.failure = describeFailure(error);
+    if (!seen()) return;
+    results.fail(e.failure);
     results.say("");
   } finally {
-    if (run === current) {
-      el.stop.disabled = el.cut.disabled = true;
-      panel.refresh(); // what the run has used is known now
-    }
+    keep(e);
+    if (seen()) el.stop.disabled = true;
+    status.changed();
+    panel.refresh(); // what the run has used is known now
   }
 }
 
 /** What to do once there is a key: watch on what was watched, or start again. */
-function retry(run: Run, started: boolean): () => void {
+function retry(run: Run, what: What): void {
   const id = run.id;
-  return id === undefined ? start : () => { show(athena.watch(id, { forceTransport: transportChoice() }), started); };
+  if (id === undefined) start();
+  else show(clientOf(id).watch(id, { forceTransport: transportChoice() }), what);
 }
 
-let drawn = 0;
-let newest: RunStatus | undefined;
-/** Shows the newest status at the next frame: it changes with every message. */
-function showStatus(s: RunStatus): void {
-  newest = s;
-  if (drawn !== 0) return;
-  drawn = requestAnimationFrame(() => {
-    drawn = 0;
-    const n = newest;
-    if (!n) return;
-    el.dot.dataset["state"] = n.state;
-    const wait = n.state === "waiting" && n.waitMs >= 1000 ? ` in ${Math.round(n.waitMs / 1000)} s` : "";
-    set(el.state, stateLabel(n) + wait);
-    el.state.title = n.reason;
-    if (n.transport) set(byID("s-transport", HTMLElement), transportLabels[n.transport]);
-    if (n.node) set(byID("s-node", HTMLElement), n.node);
-    set(byID("s-cursor", HTMLElement), String(n.cursor));
-    set(byID("s-events", HTMLElement), String(n.events));
-    set(byID("s-bytes", HTMLElement), size(n.bytes));
-    set(byID("s-reconnects", HTMLElement), String(n.reconnects));
-    el.cut.disabled = n.state !== "live";
+/** Keeps a run that was started here in the history, as far as it is. */
+function keep(e: Entry): void {
+  if (!e.own || e.id === undefined || !e.run) return;
+  const end = e.run.terminal();
+  if (!end && !isLive(e)) return; // it is unknown how it went on
+  void past.put({
+    id: e.id, who: who(), time: e.began, title: e.title, state: end?.type ?? "running", text: end ? e.shown.text() : undefined, reasoning: end ? e.shown.reasoning() : "",
+    findings: end ? e.shown.findings().slice() : [], notable: end ? e.notable : [],
   });
 }
 
-function stateLabel(s: RunStatus): string {
-  const t = current?.terminal();
-  if (s.state !== "ended" || t?.type !== "cancelled") return stateLabels[s.state];
-  return t.data.by === "client" ? "Stopped" : "Cancelled";
-}
-
-function set(e: HTMLElement, text: string): void {
-  if (e.textContent !== text) e.textContent = text;
-}
-
-function size(n: number): string {
-  if (n < 1000) return `${n} B`;
-  return n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : `${(n / 1e6).toFixed(1)} MB`;
+/** Shows a run of the history: as it is kept, or from the server. */
+function reopen(r: PastRun): void {
+  const there = runs.find(r.id);
+  if (there) { runs.select(there); return; }
+  const text = r.text;
+  if (text === undefined) {
+    show(clientOf(r.id).watch(r.id, { forceTransport: transportChoice() }), { own: true, title: r.title });
+    return;
+  }
+  const kept: Shown = { text: () => text, reasoning: () => r.reasoning, findings: () => r.findings, usage: () => undefined };
+  runs.add({ shown: kept, run: undefined, own: true, title: r.title, code: undefined, began: r.time, notable: r.notable.slice(), failure: "", id: r.id });
 }
 
 function transportChoice(): TransportChoice {
@@ -139,43 +196,55 @@ function transportChoice(): TransportChoice {
 }
 
 function start(): void {
-  if (editor.code.trim() === "") {
-    results.fail("There is no code yet: paste some, open a file, or take the example.");
-    el.code.focus();
+  if (editor.empty) {
+    results.fail(texts.noCode);
+    editor.focus();
     return;
   }
   const analysis = el.analysis.value as AnalysisKind;
   if (analysis === "custom" && el.prompt.value.trim() === "") { el.prompt.focus(); return; }
+  if (runs.live >= maxLive) { results.fail(texts.tooMany(maxLive)); return; }
+  const name = el.filename.textContent;
   const request: AnalysisRequest = { code: editor.code, analysis, provider: el.provider.value };
-  if (el.filename.textContent) request.filename = el.filename.textContent;
+  if (name) request.filename = name;
   if (el.language.value) request.language = el.language.value;
   if (el.model.value) request.model = el.model.value;
   if (analysis === "custom") request.prompt = el.prompt.value.trim();
-  results.say("Starting…");
-  show(athena.analyze(request, { forceTransport: transportChoice() }), true);
+  const about = name || el.language.selectedOptions[0]?.text.replace(/^.*\((.*)\)$/, "$1") || texts.code;
+  const title = `${analysis === "custom" ? el.prompt.value.trim().slice(0, 40) : texts.analyses[analysis]} · ${about}`;
+  show(athena.analyze(request, { forceTransport: transportChoice() }), { own: true, title, code: { doc: editor.doc, name } });
+  results.say(texts.starting);
   if (matchMedia(narrow).matches) results.reveal();
 }
 
 function stop(): void {
-  const run = current;
+  const e = runs.current;
+  const run = e?.run;
   if (!run || el.stop.disabled) return;
   el.stop.disabled = true;
-  results.say("Stopping…");
-  stopping = run.cancel().catch((e: unknown) => { // it waits for the id, if there is none yet
-    if (run !== current || run.status.state === "failed") return; // follow has reported that
+  results.say(texts.stopping);
+  run.cancel().catch((error: unknown) => { // it waits for the id, if there is none yet
+    if (e !== runs.current || run.status.state === "failed") return; // follow has reported that
     el.stop.disabled = false;
-    results.fail(describeFailure(e));
+    results.fail(describeFailure(error));
     results.say("");
   });
 }
 
 function askForKey(then: () => void): void {
-  const wrong = stored(sessionStorage, keyItem) !== undefined;
+  const wrong = key() !== undefined;
   sessionStorage.removeItem(keyItem);
-  results.say(wrong ? "The server did not accept this API key." : "This server needs an API key.");
+  results.say(wrong ? texts.keyWrong : texts.keyNeededHere);
   afterKey = then;
   el.keyForm.hidden = false;
   el.key.focus();
+}
+
+async function askProviders(): Promise<ProviderList> {
+  const asked = Date.now();
+  const list = readProviders(await athena.providers());
+  status.providers(list, asked);
+  return list;
 }
 
 /** What there is to choose from. */
@@ -186,12 +255,12 @@ async function load(): Promise<void> {
 
 async function loadProviders(): Promise<void> {
   try {
-    choices = readProviders(await athena.providers()).providers;
+    choices = (await askProviders()).providers;
   } catch (e) {
-    if (needsKey(e)) askForKey(() => undefined);
+    if (needsKey(e) && !runs.current) askForKey(() => undefined); // with a link's token there is something to see without
     return; // the choice stays automatic
   }
-  el.provider.replaceChildren(new Option("Automatic", "auto"), ...choices.map((p) => new Option(p.name, p.name)));
+  el.provider.replaceChildren(new Option(texts.automatic, "auto"), ...choices.map((p) => new Option(p.name, p.name)));
   showModels();
 }
 
@@ -206,36 +275,69 @@ async function loadTransports(): Promise<void> {
   for (const o of el.transport.options) o.disabled = o.value !== "auto" && !offered.includes(o.value);
   if (!el.transport.selectedOptions[0]?.disabled) return;
   el.transport.value = "auto";
-  current?.useTransport("auto");
+  runs.current?.run?.useTransport("auto");
 }
 
 function showModels(): void {
   const models = choices.find((p) => p.name === el.provider.value)?.models ?? [];
-  el.model.replaceChildren(new Option("Default", ""), ...models.map((m) => new Option(m, m)));
+  el.model.replaceChildren(new Option(texts.modelDefault, ""), ...models.map((m) => new Option(m, m)));
   el.model.disabled = models.length === 0;
 }
 
 function watchHash(): void {
-  const id = /^#stream=([0-9A-Z]{1,64})$/.exec(location.hash)?.[1];
-  if (id !== undefined && id !== current?.id) show(athena.watch(id, { forceTransport: transportChoice() }), false);
+  const link = readFragment(location.hash);
+  if (!link) return;
+  const { id, token } = link;
+  if (token !== undefined) sessionStorage.setItem(shareItem + id, token); // and out of the address, which is easily shown around
+  const there = runs.find(id);
+  if (there) runs.select(there);
+  else show(clientOf(id).watch(id, { forceTransport: transportChoice() }), { own: false, title: `${texts.watched} · ${id.slice(0, 10)}…` });
+  showID();
 }
 
 function showTheme(): void {
   const t = themes.find((x) => x === stored(localStorage, themeItem)) ?? "system";
   if (t === "system") delete document.documentElement.dataset["theme"];
   else document.documentElement.dataset["theme"] = t;
-  const label = t === "system" ? "System" : t === "light" ? "Light" : "Dark";
-  byID("theme-name", HTMLElement).textContent = label;
-  byID("theme", HTMLButtonElement).setAttribute("aria-label", `Theme: ${label}`);
+  byID("theme-name", HTMLElement).textContent = texts.themes[t];
+  byID("theme", HTMLButtonElement).setAttribute("aria-label", texts.theme(texts.themes[t]));
 }
 
-async function copied(button: HTMLButtonElement, text: string): Promise<void> {
+async function copied(button: HTMLButtonElement, text: string, more = ""): Promise<void> {
   try {
     await navigator.clipboard.writeText(text);
-    results.say(`${button.textContent}: done.`);
+    results.say([texts.copyDone(button.textContent), more].filter(Boolean).join(" "));
   } catch { // plain HTTP, or the user said no
-    results.say("The browser does not allow copying here.");
+    results.say(texts.copyRefused);
   }
+}
+
+/** Copies a link to the shown stream; where the server asks for keys, one that lets its reader in. */
+async function share(): Promise<void> {
+  const id = runs.current?.id;
+  if (id === undefined) return;
+  const given = stored(sessionStorage, shareItem + id), own = key();
+  if (given !== undefined || own === undefined) { await copied(el.share, linkTo(location.href, { id, token: given })); return; }
+  try {
+    const { token, expires } = await shareToken(location.href, id, own);
+    await copied(el.share, linkTo(location.href, { id, token }), texts.shareLimited(expires.toLocaleTimeString(undefined, { timeStyle: "short" })));
+  } catch (e) {
+    results.fail(describeFailure(e));
+  }
+}
+
+function outcome(): Outcome | undefined {
+  const e = runs.current;
+  return e && { stream: e.id ?? "", title: e.title, filename: e.code?.name ?? "", text: e.shown.text(), findings: e.shown.findings() };
+}
+
+function downloads(id: string, ending: string, type: string, content: (o: Outcome) => string): void {
+  byID(id, HTMLButtonElement).addEventListener("click", () => {
+    el.download.open = false;
+    el.download.querySelector("summary")?.focus();
+    const o = outcome();
+    if (o) save(`${o.filename.replace(/[^\w.-]+/g, "_") || "athena"}.${ending}`, type, content(o));
+  });
 }
 
 byID("example", HTMLButtonElement).addEventListener("click", () => { editor.set(example.code, example.filename); });
@@ -247,11 +349,22 @@ el.file.addEventListener("change", () => {
 });
 el.run.addEventListener("click", start);
 el.stop.addEventListener("click", stop);
-el.cut.addEventListener("click", () => { current?.disconnect(); });
-el.copy.addEventListener("click", () => { void copied(el.copy, current?.text() ?? ""); });
-el.share.addEventListener("click", () => { void copied(el.share, location.href); });
-el.transport.addEventListener("change", () => { current?.useTransport(transportChoice()); });
+el.cut.addEventListener("click", () => { runs.current?.run?.disconnect(); });
+el.copy.addEventListener("click", () => { void copied(el.copy, runs.current?.shown.text() ?? ""); });
+el.share.addEventListener("click", () => { void share(); });
+downloads("download-answer", "md", "text/markdown", (o) => o.text);
+downloads("download-json", "findings.json", "application/json", findingsJSON);
+downloads("download-sarif", "sarif", "application/sarif+json", findingsSARIF);
+byID("its-code", HTMLButtonElement).addEventListener("click", () => {
+  const e = runs.current;
+  if (!e?.code) return;
+  editor.set(e.code.doc.toString(), e.code.name);
+  mark(e.shown.findings());
+  editor.focus();
+});
+el.transport.addEventListener("change", () => { runs.current?.run?.useTransport(transportChoice()); });
 el.provider.addEventListener("change", showModels);
+el.language.addEventListener("change", () => { editor.use(el.language.value); });
 el.analysis.addEventListener("change", () => { el.promptRow.hidden = el.analysis.value !== "custom"; });
 el.keyForm.addEventListener("submit", (e) => {
   e.preventDefault();
@@ -272,17 +385,23 @@ byID("theme", HTMLButtonElement).addEventListener("click", () => {
 });
 document.addEventListener("keydown", (e) => {
   if (e.isComposing) return; // the keys are the input method's
-  if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); start(); }
-  // Esc closes a select. And a stop is for all who watch: not by a key that means many things, unless it was started here.
-  else if (e.key === "Escape" && own && !(e.target instanceof HTMLSelectElement)) stop();
+  if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
+    e.preventDefault();
+    start();
+  } else if (e.key === "Escape" && !e.defaultPrevented && !document.querySelector("dialog[open]")) {
+    // Esc closes what is open. And a stop is for all who watch: not by a key that means many things, unless it was started here.
+    if (el.download.open) el.download.open = false;
+    else if (runs.current?.own && !(e.target instanceof HTMLSelectElement)) stop();
+  }
 });
+document.addEventListener("click", (e) => { if (e.target instanceof Node && !el.download.contains(e.target)) el.download.open = false; });
 window.addEventListener("hashchange", watchHash);
 byID("providers-box", HTMLDetailsElement).addEventListener("toggle", (e) => {
   if (e.target instanceof HTMLDetailsElement && e.target.open) void keyPanel.show(choices);
 });
 
-for (const l of languages) el.language.append(new Option(l, l.toLowerCase()));
+for (const [id, l] of Object.entries(languages)) el.language.append(new Option(l.label, id));
 showTheme();
 showModels();
-void load();
 watchHash();
+void load();

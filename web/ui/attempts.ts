@@ -1,22 +1,23 @@
 import type { AthenaEvent } from "../client/index.js";
 import { byID } from "./dom.js";
+import { texts } from "./texts.js";
 
 /** What an event tells of the way to the answer; undefined for one that tells nothing of it. */
 export function describeAttempt(e: AthenaEvent): string | undefined {
   switch (e.type) {
-    case "started": return `${e.data.provider}${e.data.model ? ` (${e.data.model})` : ""} is asked`;
+    case "started": return texts.asked(`${e.data.provider}${e.data.model ? ` (${e.data.model})` : ""}`);
     case "queued":
-      if (e.data.reason !== "rate_limit") return `Waiting for a place, position ${e.data.position}`;
-      return `Waiting for a rate limit${e.data.retry_after_ms === undefined ? "" : `, ${seconds(e.data.retry_after_ms)}`}`;
+      if (e.data.reason !== "rate_limit") return texts.waitingPlace(e.data.position);
+      return texts.waitingRate(e.data.retry_after_ms === undefined ? "" : seconds(e.data.retry_after_ms));
     case "retrying":
-      return `${e.data.provider}: ${e.data.error?.code ?? "failed"}; asked again ${e.data.after_ms > 0 ? `after ${seconds(e.data.after_ms)}` : "at once"}`;
+      return texts.askedAgain(e.data.provider, e.data.error?.code ?? texts.failedShort, e.data.after_ms > 0 ? seconds(e.data.after_ms) : "");
     case "failover": {
       const { from, to, reason, discard } = e.data;
-      const way = from === to ? `${from} ${discard ? "starts again" : "goes on"}` : `${from} → ${to}`;
-      return `${way}: ${reason}${discard ? "; what was said is dropped" : ""}`;
+      const way = from === to ? (discard ? texts.startsAgain(from) : texts.goesOn(from)) : `${from} → ${to}`;
+      return `${way}: ${reason}${discard ? `; ${texts.dropped}` : ""}`;
     }
     case "completed": {
-      const marks = [e.data.degraded ? "answered by the offline analyser, since no provider did" : "", e.data.usage?.estimated ? "usage is estimated" : ""];
+      const marks = [e.data.degraded ? texts.byAnalyser : "", e.data.usage?.estimated ? texts.estimatedUsage : ""];
       const text = marks.filter(Boolean).join("; ");
       return text === "" ? undefined : text.charAt(0).toUpperCase() + text.slice(1);
     }
@@ -25,7 +26,7 @@ export function describeAttempt(e: AthenaEvent): string | undefined {
 }
 
 function seconds(ms: number): string {
-  return ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`;
+  return ms < 1000 ? texts.milliseconds(ms) : texts.seconds(ms / 1000);
 }
 
 const maxShown = 50;

@@ -1,24 +1,60 @@
-import type { Finding } from "../client/index.js";
+import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
+import { bracketMatching, syntaxHighlighting } from "@codemirror/language";
+import { lintGutter, nextDiagnostic, previousDiagnostic, setDiagnostics, type Diagnostic } from "@codemirror/lint";
+import { highlightSelectionMatches, search, searchKeymap } from "@codemirror/search";
+import { Annotation, ChangeSet, Compartment, EditorState, Prec, type ChangeDesc, type Text } from "@codemirror/state";
+import {
+  drawSelection, EditorView, highlightActiveLine, highlightActiveLineGutter, highlightSpecialChars, keymap, lineNumbers, placeholder, type ViewUpdate,
+} from "@codemirror/view";
+import { classHighlighter } from "@lezer/highlight";
+import type { Finding, Severity } from "../client/index.js";
+import "./stylesheets.js";
+import { editorTheme } from "./editortheme.js";
+import { detect, editorLanguage } from "./languages.js";
+import { texts } from "./texts.js";
 
-const lineHeight = 20; // as in app.css
 const maxFileBytes = 4 << 20;
+/** How long after a change the language is looked for again. */
+const detectMs = 300;
+const maxMarks = 500;
+const lintSeverities: Readonly<Record<Severity, Diagnostic["severity"]>> = { critical: "error", high: "error", medium: "warning", low: "info", info: "hint" };
 
-/** The textarea with its line numbers and its text's name, and files that are dropped on it. */
+const another = Annotation.define<boolean>();
+
+export interface EditorOptions {
+  box: HTMLElement;
+  /** The text has another name now; empty where it has none. */
+  named(name: string): void;
+  /** What the text's language looks like; empty where nobody knows. */
+  detected(language: string): void;
+  refused(why: string): void;
+}
+
+/** The code, its name and the marks of what was found in it; and files that are dropped on it. */
 export class Editor {
-  #lines = 0;
+  readonly #view: EditorView;
+  readonly #language = new Compartment();
+  #name = "";
+  #chosen = "";
+  #detecting: ReturnType<typeof setTimeout> | undefined;
+  /** The text that the marks are about, and what has been changed since. */
+  #marked: { doc: Text; since: ChangeDesc } | undefined;
 
-  constructor(
-    private readonly area: HTMLTextAreaElement, private readonly gutter: HTMLElement, box: HTMLElement,
-    private readonly named: (name: string) => void, private readonly refused: (why: string) => void,
-  ) {
-    area.addEventListener("beforeinput", () => { // whatever takes the place of all the text is another text
-      if (area.selectionStart === 0 && area.selectionEnd === area.value.length && area.value !== "") this.named("");
+  constructor(private readonly options: EditorOptions) {
+    const { box } = options;
+    this.#view = new EditorView({
+      parent: box,
+      extensions: [
+        lintGutter(), lineNumbers(), history(), drawSelection(), highlightSpecialChars(), bracketMatching(), highlightActiveLine(), highlightActiveLineGutter(),
+        highlightSelectionMatches(), search({ top: true }), syntaxHighlighting(classHighlighter), editorTheme, this.#language.of([]),
+        EditorState.tabSize.of(4), placeholder(texts.placeholder),
+        EditorView.contentAttributes.of({ id: "code", "aria-labelledby": "code-title", "aria-describedby": "keys", autocapitalize: "off", tabindex: "0" }),
+        // The page's own key, which would add a line here. Tab leaves the editor, as it does a field.
+        Prec.highest(keymap.of([{ key: "Mod-Enter", run: () => true }])),
+        keymap.of([{ key: "F8", run: nextDiagnostic, shift: previousDiagnostic }, ...searchKeymap, ...historyKeymap, ...defaultKeymap]),
+        EditorView.updateListener.of((u) => { if (u.docChanged) this.#changed(u); }),
+      ],
     });
-    area.addEventListener("input", () => {
-      if (area.value === "") this.named("");
-      this.#number();
-    });
-    area.addEventListener("scroll", () => { gutter.scrollTop = area.scrollTop; });
     box.addEventListener("dragover", (e) => {
       if (!e.dataTransfer?.types.includes("Files")) return;
       e.preventDefault();
@@ -32,61 +68,113 @@ export class Editor {
       const file = e.dataTransfer?.files[0];
       if (!file) return;
       e.preventDefault();
+      e.stopPropagation(); // the editor would put its text where it was dropped
       void this.open(file);
-    });
-    this.#number();
+    }, { capture: true });
   }
 
-  get code(): string { return this.area.value; }
+  get code(): string { return this.#view.state.doc.toString(); }
+  get doc(): Text { return this.#view.state.doc; }
+  get empty(): boolean { return this.code.trim() === ""; }
+
+  focus(): void { this.#view.focus(); }
 
   set(code: string, name: string): void {
-    this.area.value = code;
-    this.area.scrollTop = 0;
-    this.#number();
-    this.named(name);
+    const { state } = this.#view;
+    this.#view.dispatch({
+      changes: { from: 0, to: state.doc.length, insert: code }, selection: { anchor: 0 }, scrollIntoView: true, annotations: another.of(true),
+    });
+    this.mark(undefined, []);
+    this.#rename(name);
+    this.#detect();
   }
 
   async open(file: File): Promise<void> {
-    if (file.size > maxFileBytes) { this.refused(`${file.name} is larger than 4 MiB.`); return; }
+    if (file.size > maxFileBytes) { this.options.refused(texts.fileTooLarge(file.name)); return; }
     try {
       this.set(new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()), file.name);
     } catch {
-      this.refused(`${file.name} can't be read as text in UTF-8.`);
+      this.options.refused(texts.fileNotText(file.name));
     }
+  }
+
+  /** Colours the text as this language; with none, as what it looks like. */
+  use(language: string): void {
+    this.#chosen = language;
+    this.#detect();
+  }
+
+  /** Marks what was found in a text. Reports whether the editor has it: what was changed since then is minded, another text is not marked. */
+  mark(doc: Text | undefined, findings: readonly Finding[]): boolean {
+    if (!doc) this.#marked = undefined;
+    else if (this.#marked?.doc !== doc) this.#marked = doc.eq(this.doc) ? { doc, since: ChangeSet.empty(doc.length) } : undefined;
+    const m = this.#marked;
+    const marks = m ? findings.slice(0, maxMarks).map((f) => mark(f, this.#range(f, m))) : [];
+    this.#view.dispatch(setDiagnostics(this.#view.state, marks));
+    return m !== undefined;
   }
 
   /** Selects what a finding is about and brings it into view. */
   select(f: Finding): void {
-    const start = this.#offset(f.range.start.line, f.range.start.column);
-    let end = this.#offset(f.range.end.line, f.range.end.column);
-    if (end <= start) { // no extent: the whole line
-      const next = this.area.value.indexOf("\n", start);
-      end = next < 0 ? this.area.value.length : next;
-    }
-    this.area.focus({ preventScroll: true });
-    this.area.setSelectionRange(start, end);
-    this.area.scrollTop = Math.max(0, (f.range.start.line - 1) * lineHeight - this.area.clientHeight / 3);
-    this.area.scrollLeft = 0;
-    this.area.scrollIntoView({ block: "nearest" });
+    const doc = this.doc;
+    const range = this.#range(f, this.#marked ?? { doc, since: ChangeSet.empty(doc.length) });
+    if (range.to === range.from) range.to = doc.lineAt(range.from).to;
+    this.#view.dispatch({ selection: { anchor: range.from, head: range.to }, effects: EditorView.scrollIntoView(range.from, { y: "center" }), userEvent: "select" });
+    this.#view.focus();
+    this.options.box.scrollIntoView({ block: "nearest" });
   }
 
-  #offset(line: number, column: number): number {
-    let at = 0;
-    for (let n = 1; n < line; n++) {
-      const next = this.area.value.indexOf("\n", at);
-      if (next < 0) return this.area.value.length;
-      at = next + 1;
-    }
-    const end = this.area.value.indexOf("\n", at);
-    return Math.min(at + Math.max(0, column - 1), end < 0 ? this.area.value.length : end);
+  #range(f: Finding, m: { doc: Text; since: ChangeDesc }): { from: number; to: number } {
+    const at = (line: number, column: number): number => {
+      if (line > m.doc.lines) return m.doc.length;
+      const l = m.doc.line(Math.max(1, line));
+      return Math.min(l.from + Math.max(0, column - 1), l.to);
+    };
+    const from = at(f.range.start.line, f.range.start.column);
+    let to = at(f.range.end.line, f.range.end.column);
+    if (to <= from) to = m.doc.lineAt(from).to; // no extent: the line from there
+    const start = m.since.mapPos(from, 1);
+    return { from: start, to: Math.max(start, m.since.mapPos(to, -1)) };
   }
 
-  #number(): void {
-    const lines = this.area.value.split("\n").length;
-    if (lines === this.#lines) return;
-    this.#lines = lines;
-    // A line more than there is, so that the gutter scrolls as far as the text.
-    this.gutter.textContent = Array.from({ length: lines }, (_, i) => i + 1).join("\n") + "\n\n";
-    this.gutter.scrollTop = this.area.scrollTop;
+  #changed(u: ViewUpdate): void {
+    if (u.transactions.some((t) => t.annotation(another))) return;
+    if (this.#marked) this.#marked.since = this.#marked.since.composeDesc(u.changes);
+    // Whatever takes the place of all the text is another text.
+    const all = u.startState.selection.main;
+    if (u.state.doc.length === 0 || (all.from === 0 && all.to === u.startState.doc.length && all.to > 0)) this.#rename("");
+    clearTimeout(this.#detecting);
+    this.#detecting = setTimeout(() => { this.#detect(); }, detectMs);
   }
+
+  #rename(name: string): void {
+    this.#name = name;
+    this.options.named(name);
+  }
+
+  #detect(): void {
+    clearTimeout(this.#detecting);
+    const found = detect(this.#name, this.#view.state.sliceDoc(0, 8000));
+    this.options.detected(found);
+    const language = editorLanguage(this.#chosen || found) ?? [];
+    if (this.#language.get(this.#view.state) !== language) this.#view.dispatch({ effects: this.#language.reconfigure(language) });
+  }
+}
+
+function mark(f: Finding, range: { from: number; to: number }): Diagnostic {
+  return {
+    ...range, severity: lintSeverities[f.severity], message: f.message, source: f.rule, markClass: `sev-${f.severity}`,
+    renderMessage: () => {
+      const e = document.createElement("div");
+      const head = e.appendChild(document.createElement("strong"));
+      head.textContent = `${texts.severities[f.severity]}: `;
+      e.append(f.message);
+      if (f.suggestion) {
+        const more = e.appendChild(document.createElement("div"));
+        more.className = "more";
+        more.textContent = f.suggestion;
+      }
+      return e;
+    },
+  };
 }

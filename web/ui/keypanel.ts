@@ -1,5 +1,6 @@
 import type { Athena } from "../client/index.js";
 import { byID } from "./dom.js";
+import { texts } from "./texts.js";
 import { describeSource, describeState, readKeys, type KeyStatus } from "./keys.js";
 import { describeFailure } from "./problems.js";
 import type { ProviderStatus } from "./providers.js";
@@ -23,7 +24,7 @@ export class KeyPanel {
       e.preventDefault();
       const key = this.#key.value.trim(), id = this.#id.value.trim();
       this.#key.value = "";
-      void this.#do("The key is set.", () => athena.setProviderKey(this.#provider.value, id, key));
+      void this.#do(texts.keySet, () => athena.setProviderKey(this.#provider.value, id, key));
     });
   }
 
@@ -61,21 +62,21 @@ export class KeyPanel {
     });
     const actions = document.createElement("td");
     const provider = this.#provider.value;
-    actions.append(button("Check", `Check ${k.id}`, () => { void this.#do("The key was checked.", () => this.athena.checkProviderKey(provider, k.id)); }));
+    actions.append(button(texts.check, texts.checkKey(k.id), () => { void this.#do(texts.keyChecked, () => this.athena.checkProviderKey(provider, k.id)); }));
     if (k.source === "stored") actions.append(this.#deleter(provider, k.id));
     tr.append(name, ...cells, actions);
     return tr;
   }
 
   #deleter(provider: string, id: string): HTMLElement {
-    const b = button("Delete", `Delete ${id}`, () => {
+    const b = button(texts.deleteIt, texts.deleteKey(id), () => {
       if (b.dataset["meant"]) {
-        void this.#do("The key is deleted.", () => this.athena.deleteProviderKey(provider, id));
+        void this.#do(texts.keyDeleted, () => this.athena.deleteProviderKey(provider, id));
         return;
       }
       b.dataset["meant"] = "asked";
-      b.textContent = "Delete it?";
-      setTimeout(() => { delete b.dataset["meant"]; b.textContent = "Delete"; }, meantMs);
+      b.textContent = texts.deleteMeant;
+      setTimeout(() => { delete b.dataset["meant"]; b.textContent = texts.deleteIt; }, meantMs);
     });
     return b;
   }

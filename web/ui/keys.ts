@@ -1,5 +1,6 @@
 /** What the page reads of GET /v1/providers/{name}/keys, and how it says it. */
 import { isObject } from "../client/index.js";
+import { texts } from "./texts.js";
 
 export interface KeyStatus {
   id: string;
@@ -45,15 +46,8 @@ function readKey(k: unknown): KeyStatus[] {
   }];
 }
 
-const states: Readonly<Record<string, string>> = {
-  ok: "OK", refused: "Refused", exhausted: "Quota used up", limited: "Rests", sealed: "Sealed: its master key is not here",
-};
-const sources: Readonly<Record<string, string>> = {
-  config: "configuration", env: "variable", file: "file", vault: "Vault", stored: "set here",
-};
-
 export function describeSource(k: KeyStatus): string {
-  return [sources[k.source] ?? k.source, k.last4 ? `ends with ${k.last4}` : ""].filter(Boolean).join(", ");
+  return [texts.keySources[k.source] ?? k.source, k.last4 ? texts.endsWith(k.last4) : ""].filter(Boolean).join(", ");
 }
 
 /** Says how a key does, now being the time. */
@@ -61,7 +55,7 @@ export function describeState(k: KeyStatus, now: number): string {
   const rest = Math.ceil((k.until - now) / 1000);
   const age = Math.max(0, Math.round((now - k.checked) / 1000));
   return [
-    states[k.state] ?? k.state, rest > 0 ? `for ${rest} s` : "", k.trouble,
-    k.checked === 0 ? "not checked yet" : `checked ${age < 120 ? `${age} s` : `${Math.round(age / 60)} min`} ago`,
+    texts.keyStates[k.state] ?? k.state, rest > 0 ? texts.rests(rest) : "", k.trouble,
+    k.checked === 0 ? texts.neverChecked : texts.checkedAgo(age),
   ].filter(Boolean).join(" · ");
 }

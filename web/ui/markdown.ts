@@ -5,7 +5,11 @@
  * text is added, only the last block is made again, and nothing flickers.
  */
 
-interface Block { kind: "code" | "text" | "list" | "quote" | "heading" | "rule" | "table"; source: string }
+import { Highlighter } from "./highlight.js";
+import { texts } from "./texts.js";
+
+/** `at` is where in the text the block begins. */
+interface Block { kind: "code" | "text" | "list" | "quote" | "heading" | "rule" | "table"; source: string; at: number }
 
 // An answer is not to be trusted, so no pattern may take more than linear time
 // on a line. Each ends where it is certain, or in a `.*` that nothing can stop:
@@ -34,17 +38,23 @@ function unclosed(text: string): string {
   return end === 0 || /\s/.test(t[end - 1] ?? "") ? t.slice(0, end).trimEnd() : t; // "C#" stays
 }
 
-/** Cuts the text into blocks. */
-function split(text: string): Block[] {
-  const lines = text.split("\n");
+/** Cuts the text into blocks, each of which begins without regard to those before it. */
+function split(text: string, from = 0): Block[] {
+  const lines = text.slice(from).split("\n");
   const blocks: Block[] = [];
+  let at = from;
   for (let i = 0; i < lines.length; ) {
     const line = lines[i] ?? "";
     const start = i;
-    const take = (kind: Block["kind"]): void => { blocks.push({ kind, source: lines.slice(start, i).join("\n") }); };
+    const take = (kind: Block["kind"]): void => {
+      const source = lines.slice(start, i).join("\n");
+      blocks.push({ kind, source, at });
+      at += source.length + 1;
+    };
     const open = fence.exec(line);
     if (line.trim() === "") {
       i++;
+      at += line.length + 1;
     } else if (open) {
       const mark = open[1] ?? "```";
       for (i++; i < lines.length; i++) {
@@ -176,16 +186,7 @@ function table(source: string): HTMLElement {
 
 function make(b: Block, depth = 0): HTMLElement {
   switch (b.kind) {
-    case "code": {
-      const lines = b.source.split("\n");
-      const open = fence.exec(lines[0] ?? "");
-      const closed = lines.length > 1 && (lines.at(-1) ?? "").trim().startsWith(open?.[1] ?? "```");
-      const pre = element("pre");
-      pre.tabIndex = 0; // it may have to be scrolled by keyboard
-      const code = pre.appendChild(element("code", lines.slice(1, closed ? -1 : undefined).join("\n")));
-      if (open?.[2]) code.dataset["language"] = open[2];
-      return pre;
-    }
+    case "code": return codeBlock(b.source).pre;
     case "heading": {
       const m = heading.exec(b.source);
       const level = Math.min(5, (m?.[1] ?? "#").length + 1);
@@ -211,18 +212,64 @@ function make(b: Block, depth = 0): HTMLElement {
   }
 }
 
+/** What a block of code says: its language, and its lines between the fences. */
+function codeOf(source: string): { language: string; code: string } {
+  const lines = source.split("\n");
+  const open = fence.exec(lines[0] ?? "");
+  const closed = lines.length > 1 && (lines.at(-1) ?? "").trim().startsWith(open?.[1] ?? "```");
+  return { language: open?.[2] ?? "", code: lines.slice(1, closed ? -1 : undefined).join("\n") };
+}
+
+interface CodeBlock { pre: HTMLElement; language: string; code: string; highlighter: Highlighter }
+
+function codeBlock(source: string): CodeBlock {
+  const { language, code } = codeOf(source);
+  const pre = element("pre");
+  pre.tabIndex = 0; // it may have to be scrolled by keyboard
+  pre.setAttribute("role", "group"); // which can have a name
+  pre.setAttribute("aria-label", language === "" ? texts.code : `${texts.code}: ${language}`);
+  const e = pre.appendChild(element("code"));
+  if (language !== "") e.dataset["language"] = language;
+  const highlighter = new Highlighter(e, language);
+  highlighter.grow(code);
+  return { pre, language, code, highlighter };
+}
+
 /** Renders growing text into an element that is its own. */
 export class MarkdownView {
+  #text = "";
   #blocks: Block[] = [];
+  /** The last block, if it is code. */
+  #code: CodeBlock | undefined;
   constructor(private readonly into: HTMLElement) {}
 
   render(text: string): void {
-    const blocks = split(text);
-    let same = 0;
-    while (same < blocks.length && same < this.#blocks.length
-      && blocks[same]?.source === this.#blocks[same]?.source && blocks[same]?.kind === this.#blocks[same]?.kind) same++;
+    if (text === this.#text) return;
+    const old = this.#blocks;
+    // More text can change the last block, and the one before it, which the last line may yet belong to ("-" to "- more").
+    const keep = this.#text !== "" && text.startsWith(this.#text) ? Math.max(0, old.length - 2) : 0;
+    const blocks = old.slice(0, keep).concat(split(text, keep > 0 ? old[keep]?.at : 0));
+    let same = keep;
+    while (same < blocks.length && same < old.length && blocks[same]?.source === old[same]?.source && blocks[same]?.kind === old[same]?.kind) same++;
+    if (same === old.length - 1 && this.#grown(blocks[same])) same++;
     while (this.into.childElementCount > same) this.into.lastElementChild?.remove();
-    for (const b of blocks.slice(same)) this.into.append(make(b));
+    if (same < blocks.length) this.#code = undefined;
+    for (const b of blocks.slice(same)) {
+      this.#code = b.kind === "code" ? codeBlock(b.source) : undefined;
+      this.into.append(this.#code?.pre ?? make(b));
+    }
     this.#blocks = blocks;
+    this.#text = text;
+  }
+
+  /** Reports whether the block is the last one's code with more at its end, which is shown then. */
+  #grown(b: Block | undefined): boolean {
+    const last = this.#code;
+    if (!last || b?.kind !== "code") return false;
+    const { language, code } = codeOf(b.source);
+    if (language !== last.language || !code.startsWith(last.code)) return false;
+    last.highlighter.grow(code);
+    last.code = code;
+    return true;
   }
 }

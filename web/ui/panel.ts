@@ -1,10 +1,11 @@
 import { byID } from "./dom.js";
+import { texts } from "./texts.js";
 import {
   describeErrors, describeTime, describeTrouble, describeUsage, describeUse, type ProviderList, type ProviderState, type ProviderStatus, type Trouble,
 } from "./providers.js";
 
 const refreshMs = 3000;
-const labels: Record<ProviderState, string> = { ok: "OK", degraded: "Degraded", down: "Down" };
+const labels: Readonly<Record<ProviderState, string>> = texts.providerStates;
 
 /** The providers and how they do: asked for while it is open and the tab is looked at. */
 export class Panel {
@@ -48,7 +49,7 @@ export class Panel {
         this.#draw(await this.ask());
         this.#note.textContent = "";
       } catch (e) {
-        this.#note.textContent = `Not up to date: ${e instanceof Error ? e.message : String(e)}`;
+        this.#note.textContent = texts.notUpToDate(e instanceof Error ? e.message : String(e));
       }
     } while (this.#again);
     this.#asking = false;

@@ -1,9 +1,10 @@
 /** How the page says that something failed. */
 import { AthenaError, type Problem } from "../client/index.js";
+import { texts } from "./texts.js";
 
 /** Names the provider where it is one that failed: two keys can be wrong, and the user's own is only that of this server. */
 export function describeProblem(p: Problem): string {
-  if (p.provider && p.code === "unauthorized") return `${p.provider} refuses its API key: the one that this server is configured with, not yours.`;
+  if (p.provider && p.code === "unauthorized") return texts.refusedByProvider(p.provider);
   return [p.provider, p.title, p.detail].filter(Boolean).join(": ");
 }
 

@@ -1,5 +1,6 @@
 /** What the page reads of GET /v1/providers, and how it says it. */
 import { isObject, type JSONObject } from "../client/index.js";
+import { texts } from "./texts.js";
 
 export type ProviderState = "ok" | "degraded" | "down";
 
@@ -91,31 +92,31 @@ function readProvider(p: JSONObject): ProviderStatus {
 
 /** Says what a breaker does, now being the server's time. */
 export function describeTrouble(t: Trouble, now: number): string {
-  const what = t.state === "open" ? "breaker open" : "breaker half open";
+  const what = t.state === "open" ? texts.breakerOpen : texts.breakerHalfOpen;
   const left = Math.ceil((t.nextProbe - now) / 1000);
-  const next = t.nextProbe === 0 || t.state === "half_open" ? "" : left > 0 ? `next probe in ${left} s` : "next probe now";
+  const next = t.nextProbe === 0 || t.state === "half_open" ? "" : left > 0 ? texts.probeIn(left) : texts.probeNow;
   return [`${t.model ? `${t.model}: ` : ""}${what}`, t.why, next].filter(Boolean).join(" · ");
 }
 
 export function describeUse(p: ProviderStatus): string {
   const b = p.bulkhead;
-  return b ? `${b.busy} of ${b.workers}${b.queued > 0 ? `, ${b.queued} waiting` : ""}` : "–";
+  return b ? texts.busy(b.busy, b.workers, b.queued) : texts.none;
 }
 
 export function describeTime(ms: number | undefined): string {
-  if (ms === undefined) return "–";
-  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+  if (ms === undefined) return texts.none;
+  return ms < 1000 ? texts.milliseconds(Math.round(ms)) : texts.seconds(ms / 1000);
 }
 
 export function describeErrors(rate: number | undefined): string {
-  return rate === undefined ? "–" : `${Math.round(rate * 100)} %`;
+  return rate === undefined ? texts.none : texts.percent(rate * 100);
 }
 
 export function describeUsage(p: ProviderStatus): string {
   const u = p.usage;
-  if (!u || u.calls === 0) return "–";
+  if (!u || u.calls === 0) return texts.none;
   return [
-    `${u.calls.toLocaleString()} call${u.calls === 1 ? "" : "s"}`, `${u.input.toLocaleString()} tokens in, ${u.output.toLocaleString()} out`,
-    u.usd > 0 ? `$${u.usd.toFixed(4)}` : "", u.estimated > 0 ? `${u.estimated.toLocaleString()} estimated` : "",
+    texts.callsMade(u.calls), texts.tokens(u.input, u.output),
+    u.usd > 0 ? `$${u.usd.toFixed(4)}` : "", u.estimated > 0 ? texts.estimated(u.estimated) : "",
   ].filter(Boolean).join(" · ");
 }

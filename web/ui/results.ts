@@ -1,8 +1,17 @@
-import type { AthenaEvent, Finding, Run } from "../client/index.js";
+import type { AthenaEvent, Finding, Usage } from "../client/index.js";
 import { Attempts, describeAttempt } from "./attempts.js";
 import { MarkdownView } from "./markdown.js";
 import { byID } from "./dom.js";
 import { describeProblem } from "./problems.js";
+import { texts } from "./texts.js";
+
+/** What there is to show: a run, or what the history has of one. */
+export interface Shown {
+  text(): string;
+  reasoning(): string;
+  findings(): readonly Finding[];
+  usage(): Usage | undefined;
+}
 
 /** Shows a run: findings, reasoning, answer and how it ended. */
 export class Results {
@@ -19,23 +28,38 @@ export class Results {
   readonly #summary = byID("summary", HTMLElement);
   readonly #markdown = new MarkdownView(byID("answer", HTMLElement));
   readonly #attempts = new Attempts();
-  #run: Run | undefined;
+  #run: Shown | undefined;
   #shown: readonly Finding[] = [];
   #frame = 0;
+  #said = "";
 
-  constructor(private readonly jump: (f: Finding) => void) {}
+  /** `jump` leads to what a finding is about; `found` is told when there are other findings. */
+  constructor(private readonly jump: (f: Finding) => void, private readonly found: (all: readonly Finding[]) => void) {}
 
-  begin(run: Run): void {
+  /** Shows another run from here on, with the events so far that tell of its way. */
+  begin(run: Shown, notable: readonly AthenaEvent[] = []): void {
+    this.clear();
     this.#run = run;
+    this.#empty.hidden = true;
+    for (const e of notable) this.event(e);
+    this.draw();
+  }
+
+  /** Shows nothing. */
+  clear(): void {
+    this.#run = undefined;
     this.#shown = [];
     this.#findings.replaceChildren();
     this.#attempts.clear();
     this.#problem.hidden = true;
     this.#summary.hidden = true;
-    this.#empty.hidden = true;
+    this.#findingsBox.hidden = true;
+    this.#reasoningBox.hidden = true;
+    this.#empty.hidden = false;
     this.#markdown.render("");
     this.#scroll.scrollTop = 0;
-    this.draw();
+    this.say("");
+    this.found([]);
   }
 
   /** Brings itself into view, where it is below what the user looks at. */
@@ -44,8 +68,18 @@ export class Results {
     this.#panel.scrollIntoView({ block: "start", behavior: calm ? "instant" : "smooth" });
   }
 
-  /** Says something politely, for screen readers too. */
-  say(text: string): void { this.#announce.textContent = text; }
+  /** Says something politely, for screen readers too; of what is said again and again with other numbers, they hear the first only. */
+  say(text: string, again = ""): void {
+    if (again === "" || again !== this.#said) {
+      this.#announce.textContent = text;
+    } else {
+      const silent = document.createElement("span");
+      silent.setAttribute("aria-hidden", "true");
+      silent.textContent = text;
+      this.#announce.replaceChildren(silent);
+    }
+    this.#said = again;
+  }
 
   fail(text: string): void {
     this.#problem.textContent = text;
@@ -57,32 +91,31 @@ export class Results {
   event(e: AthenaEvent): void {
     this.#attempts.event(e);
     switch (e.type) {
-      case "started": this.say(`${e.data.provider}${e.data.model ? ` (${e.data.model})` : ""} is at work.`); break;
+      case "started": this.say(texts.atWork(`${e.data.provider}${e.data.model ? ` (${e.data.model})` : ""}`)); break;
       case "failover":
         if (e.data.discard) this.#findings.replaceChildren(); // new ones may follow before the next frame
         this.say(`${describeAttempt(e) ?? ""}.`);
         break;
-      case "queued": case "retrying": this.say(`${describeAttempt(e) ?? ""}.`); break;
-      case "progress": this.say(e.data.stage + (e.data.percent === undefined ? "" : `, ${Math.round(e.data.percent)} %`)); break;
+      case "queued": case "retrying": this.say(`${describeAttempt(e) ?? ""}.`, e.type); break;
+      case "progress": this.say(e.data.stage + (e.data.percent === undefined ? "" : `, ${texts.percent(e.data.percent)}`), `progress ${e.data.stage}`); break;
       case "completed": {
         const d = e.data;
-        const n = this.#run?.findings().length ?? 0;
-        this.say(`Finished${n > 0 ? ` with ${n} finding${n === 1 ? "" : "s"}` : ""}.`);
+        this.say(texts.finished(this.#run?.findings().length ?? 0));
         const u = d.usage ?? this.#run?.usage();
         this.#summary.textContent = [
-          `${d.provider}${d.model ? ` · ${d.model}` : ""}`, d.stale ? "an earlier answer: no provider could be reached" : d.cached ? "from the cache" : "", d.degraded ? "degraded: the offline analyser answered" : "",
-          u ? `${u.estimated ? "about " : ""}${u.input_tokens.toLocaleString()} tokens in, ${u.output_tokens.toLocaleString()} out${u.estimated ? " (estimated)" : ""}` : "",
+          `${d.provider}${d.model ? ` · ${d.model}` : ""}`, d.stale ? texts.summaryStale : d.cached ? texts.summaryCached : "", d.degraded ? texts.summaryDegraded : "",
+          u ? texts.summaryTokens(u.input_tokens, u.output_tokens, u.estimated ?? false) : "",
           u?.cost_usd === undefined ? "" : `$${u.cost_usd.toFixed(4)}`,
-          d.finish_reason === "length" ? "cut off at the model's limit" : "", `complete: sha256 ${d.sha256.slice(0, 12)}… checked`,
+          d.finish_reason === "length" ? texts.summaryLength : "", texts.summaryChecked(d.sha256.slice(0, 12)),
         ].filter(Boolean).join(" · ");
         this.#summary.hidden = false;
         break;
       }
       case "failed":
-        this.say("The analysis failed.");
+        this.say(texts.analysisFailed);
         this.fail(describeProblem(e.data.error));
         break;
-      case "cancelled": this.say(e.data.by === "client" ? "Stopped." : `Cancelled (${e.data.by}).`); break;
+      case "cancelled": this.say(e.data.by === "client" ? `${texts.stopped}.` : texts.cancelledBy(e.data.by)); break;
     }
     if (this.#frame === 0) this.#frame = requestAnimationFrame(() => { this.#frame = 0; this.draw(); });
   }
@@ -93,14 +126,18 @@ export class Results {
     // Who has scrolled to the end follows the text; who reads the findings on top is left there.
     const atEnd = this.#scroll.scrollTop > 0 && this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 40;
     const findings = run.findings();
-    if (this.#shown.length > findings.length) this.#findings.replaceChildren(); // a failover discarded them
-    const from = this.#findings.childElementCount;
-    for (const f of findings.slice(from)) this.#findings.append(this.#item(f));
-    this.#shown = findings.slice();
-    this.#findingsBox.hidden = findings.length === 0;
-    this.#count.textContent = `(${findings.length})`;
-    this.#reasoning.textContent = run.reasoning();
-    this.#reasoningBox.hidden = run.reasoning() === "";
+    const from = this.#shown.length > findings.length ? 0 : this.#findings.childElementCount;
+    if (from === 0) this.#findings.replaceChildren(); // a failover discarded them
+    if (findings.length !== this.#shown.length || from < findings.length) {
+      for (const f of findings.slice(from)) this.#findings.append(this.#item(f));
+      this.#shown = findings.slice();
+      this.#findingsBox.hidden = findings.length === 0;
+      this.#count.textContent = `(${findings.length})`;
+      this.found(this.#shown);
+    }
+    const reasoning = run.reasoning();
+    if (this.#reasoning.textContent.length !== reasoning.length || reasoning === "") this.#reasoning.textContent = reasoning;
+    this.#reasoningBox.hidden = reasoning === "";
     this.#markdown.render(run.text());
     if (atEnd) this.#scroll.scrollTop = this.#scroll.scrollHeight;
   }
@@ -116,7 +153,7 @@ export class Results {
     const b = document.createElement("button");
     b.type = "button";
     b.dataset["sev"] = f.severity;
-    b.append(part("sev", f.severity), part("msg", f.message), part("where", `line ${f.range.start.line}`));
+    b.append(part("sev", texts.severities[f.severity]), part("msg", f.message), part("where", texts.line(f.range.start.line)));
     const more = part("more", f.suggestion ?? "");
     if (f.suggestion) more.append(" ");
     more.append(part("rule", f.rule));
