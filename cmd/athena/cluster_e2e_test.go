@@ -171,6 +171,7 @@ func TestSeveralNodesBehaveAsOne(t *testing.T) {
 	})
 
 	t.Run("every node says who is there", func(t *testing.T) {
+		g.wait(g.nodes...) // a copy may lag behind for a moment
 		for _, s := range g.nodes {
 			r := s.do("GET", "/v1/cluster", "")
 			seen := decode[gateway.Cluster](t, r)

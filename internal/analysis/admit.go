@@ -211,7 +211,7 @@ func (j *job) admitPlace(ctx context.Context, t *target, p *pass) error {
 			if said > 0 {
 				j.s.opts.Observer.Waited(t.Name(), protocol.ReasonConcurrency, time.Since(began))
 			}
-			return nil
+			return j.stops(ctx)
 		default:
 		}
 		if n := place.Position(); due && moved && n > 0 {
@@ -236,6 +236,18 @@ func (j *job) admitPlace(ctx context.Context, t *target, p *pass) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// stops returns why the job ends, where a drain ends all of them: the first that
+// leave make places for those that are about to, who are not to begin.
+func (j *job) stops(ctx context.Context) error {
+	j.s.mu.Lock() // all are told under it
+	stopped := j.s.stopped
+	j.s.mu.Unlock()
+	if stopped {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // queued tells the clients that the job waits.
