@@ -61,8 +61,8 @@ func testPageControls(t *testing.T, chromium context.Context) {
 				t.Errorf("%s the name is %q, want %q", when, got, want)
 			}
 		}
-		all := func() {
-			get[bool](p, `(document.getElementById("code").focus(), document.execCommand("selectAll"))`)
+		all := func() { // by the key: of what a script selects the editor hears later
+			p.do(chromedp.Focus("#code"), chromedp.KeyEvent("a", chromedp.KeyModifiers(chromedp.ModifierCtrl)))
 		}
 		example := func() { p.do(chromedp.Click("#example", chromedp.NodeVisible)) }
 		example()
