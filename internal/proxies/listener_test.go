@@ -22,7 +22,7 @@ func ask(t *testing.T, trusted, first string) string {
 	t.Helper()
 	p := trust(t, "", trusted)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, p.ClientAddress(r).String())
+		_, _ = io.WriteString(w, p.Client(r).Address.String())
 	}))
 	s.Listener = p.Listener(s.Listener, 5*time.Second)
 	s.Config.SetKeepAlivesEnabled(false)

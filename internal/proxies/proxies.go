@@ -105,10 +105,6 @@ func Peer(r *http.Request) netip.Addr {
 	return ap.Addr().Unmap().WithZone("")
 }
 
-// ClientAddress is the address of the client, which a trusted proxy may have
-// told. Where it told something that is no address, it is the proxy's own.
-func (p *Proxies) ClientAddress(r *http.Request) netip.Addr { return p.Client(r).Address }
-
 // Client says where r comes from.
 func (p *Proxies) Client(r *http.Request) Client {
 	c := Client{Address: Peer(r), Host: r.Host}

@@ -101,7 +101,7 @@ func TestEverybodyIsNoListOfProxies(t *testing.T) {
 		t.Error("X-Real-IP was taken")
 	}
 	var none *proxies.Proxies
-	if got := none.ClientAddress(request("192.0.2.1:1", "X-Forwarded-For", "6.6.6.6")).String(); got != "192.0.2.1" {
+	if got := none.Client(request("192.0.2.1:1", "X-Forwarded-For", "6.6.6.6")).Address.String(); got != "192.0.2.1" {
 		t.Errorf("without proxies: %s", got)
 	}
 }
@@ -114,7 +114,7 @@ func FuzzWhatAClientSendsDoesNotChangeWhereItComesFrom(f *testing.F) {
 	}
 	x, fwd := trust(f, proxies.HeaderXForwardedFor, "10.0.0.0/8"), trust(f, proxies.HeaderForwarded, "10.0.0.0/8")
 	f.Fuzz(func(t *testing.T, sent string) {
-		if got := x.ClientAddress(request("10.0.0.1:1", "X-Forwarded-For", sent+", 1.2.3.4")).String(); got != "1.2.3.4" {
+		if got := x.Client(request("10.0.0.1:1", "X-Forwarded-For", sent+", 1.2.3.4")).Address.String(); got != "1.2.3.4" {
 			t.Errorf("X-Forwarded-For: %q is from %s", sent, got)
 		}
 		got := fwd.Client(request("10.0.0.1:1", "Forwarded", sent+`, for=1.2.3.4;host="a.example"`))

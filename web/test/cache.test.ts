@@ -4,7 +4,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import { IDBFactory, IDBObjectStore } from "fake-indexeddb";
 import { WebSocket } from "ws";
 import { AnswerCache } from "../client/cache.js";
-import { Athena, parseEvent, Transcript, type AnalysisRequest, type AthenaEvent, type AthenaOptions, type Run } from "../client/index.js";
+import { Athena, parseEvent, Transcript, type AnalysisRequest, type AthenaOptions } from "../client/index.js";
 import { Fake } from "./fake.js";
 
 let fake: Fake;
@@ -19,12 +19,6 @@ afterEach(() => fake.close());
 
 function client(options: AthenaOptions = {}): Athena {
   return new Athena({ url, WebSocket, cache: new AnswerCache({ indexedDB }), ...options });
-}
-
-async function all(run: Run): Promise<AthenaEvent[]> {
-  const out: AthenaEvent[] = [];
-  for await (const e of run) out.push(e);
-  return out;
 }
 
 const range = { start: { line: 1, column: 1 }, end: { line: 1, column: 2 } };
@@ -121,6 +115,7 @@ function answer(size: number, extra: object = {}): Transcript {
 }
 
 import { createHash } from "node:crypto";
+import { all } from "./runs.js";
 const sha = (s: string): string => createHash("sha256").update(s).digest("hex");
 const asked = (code: string) => ({ hub: "h", identity: "i", request: { code } });
 

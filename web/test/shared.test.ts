@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 import { WebSocket } from "ws";
-import { Athena, AthenaError, type AthenaEvent, type AthenaOptions, type Run, type TransportChoice } from "../client/index.js";
+import { Athena, AthenaError, type AthenaOptions, type Run, type TransportChoice } from "../client/index.js";
 import { Fake } from "./fake.js";
+import { all, until } from "./runs.js";
 
 let fake: Fake;
 let url: string;
@@ -16,23 +17,6 @@ afterEach(() => fake.close());
 
 function client(options: AthenaOptions = {}): Athena {
   return new Athena({ url, WebSocket, backoff: { baseMs: 10, maxMs: 40 }, ...options });
-}
-
-async function all(run: Run): Promise<AthenaEvent[]> {
-  const out: AthenaEvent[] = [];
-  for await (const e of run) out.push(e);
-  return out;
-}
-
-function until(run: Run, wanted: (s: Run["status"]) => boolean): Promise<void> {
-  return new Promise((resolve) => {
-    let stop: (() => void) | undefined;
-    stop = run.onStatus((s) => {
-      if (!wanted(s)) return;
-      resolve();
-      queueMicrotask(() => stop?.());
-    });
-  });
 }
 
 const name = (i: number): string => `STREAM${i}`;

@@ -6,6 +6,7 @@ import { WebSocket } from "ws";
 import { Athena, AthenaError, type AthenaEvent, type AthenaOptions, type Run } from "../client/index.js";
 import { Tabs, type Locks } from "../client/tabs.js";
 import { Fake } from "./fake.js";
+import { all, until } from "./runs.js";
 
 /** The Web Locks of one browser, of which each tab has a part that ends with it. */
 class Browser {
@@ -61,23 +62,6 @@ function tab(options: AthenaOptions = {}, patienceMs = 20_000): TestTab {
     die, runs: [],
     athena: new Athena({ url, WebSocket, backoff: { baseMs: 10, maxMs: 40 }, share: new Tabs({ locks: browser.tab(die.signal), patienceMs }), ...options }),
   };
-}
-
-async function all(run: Run): Promise<AthenaEvent[]> {
-  const out: AthenaEvent[] = [];
-  for await (const e of run) out.push(e);
-  return out;
-}
-
-function until(run: Run, wanted: (s: Run["status"]) => boolean): Promise<void> {
-  return new Promise((resolve) => {
-    let stop: (() => void) | undefined;
-    stop = run.onStatus((s) => {
-      if (!wanted(s)) return;
-      resolve();
-      queueMicrotask(() => stop?.());
-    });
-  });
 }
 
 const seqs = (list: AthenaEvent[]): number[] => list.map((e) => e.seq);
