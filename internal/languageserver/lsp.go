@@ -60,9 +60,12 @@ type serverCapabilities struct {
 	ExecuteCommand   commandNames    `json:"executeCommandProvider"`
 }
 
+// syncIncremental says that changes name the range that they replace.
+const syncIncremental = 2
+
 type syncOptions struct {
 	OpenClose bool `json:"openClose"`
-	Change    int  `json:"change"` // 1: the whole text
+	Change    int  `json:"change"`
 	Save      bool `json:"save"`
 }
 
@@ -87,10 +90,15 @@ type didOpenParams struct {
 }
 
 type didChangeParams struct {
-	TextDocument   textDocument `json:"textDocument"`
-	ContentChanges []struct {
-		Text string `json:"text"`
-	} `json:"contentChanges"`
+	TextDocument   textDocument    `json:"textDocument"`
+	ContentChanges []contentChange `json:"contentChanges"`
+}
+
+// A contentChange replaces a range of the text, or all of it where it names
+// none.
+type contentChange struct {
+	Range *lspRange `json:"range"`
+	Text  string    `json:"text"`
 }
 
 // documentParams are those of didSave, didClose and hover.

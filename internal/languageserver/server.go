@@ -186,7 +186,7 @@ func (s *server) initialize(p *initializeParams) (any, error) {
 	return initializeResult{
 		Capabilities: serverCapabilities{
 			PositionEncoding: "utf-16",
-			TextDocumentSync: syncOptions{OpenClose: true, Change: 1, Save: true},
+			TextDocumentSync: syncOptions{OpenClose: true, Change: syncIncremental, Save: true},
 			HoverProvider:    true,
 			CodeAction:       codeActionKinds{[]string{"quickfix"}},
 			ExecuteCommand:   commandNames{commands, true},
@@ -215,7 +215,10 @@ func (s *server) changed(p *didChangeParams) (any, error) {
 	if d == nil || len(p.ContentChanges) == 0 {
 		return nil, nil
 	}
-	d.version, d.text = p.TextDocument.Version, p.ContentChanges[len(p.ContentChanges)-1].Text
+	d.version = p.TextDocument.Version
+	for _, c := range p.ContentChanges { // each is of what the one before has made
+		d.text = c.apply(d.text)
+	}
 	d.halt()
 	debounce := time.Duration(s.options.DebounceMS) * time.Millisecond
 	if debounce == 0 {

@@ -289,6 +289,20 @@ func TestAChangeEndsTheAnalysisAndNothingOfItIsPublishedAfterwards(t *testing.T)
 	e.wantPublished("x.go v2 two/3@0:0-0:1")
 }
 
+func TestChangesMayNameTheRangesTheyReplace(t *testing.T) {
+	h := &hub{answer: func(*protocol.Request) []protocol.Finding { return nil }}
+	e := edit(t, h, "/w", 1)
+	const uri = "file:///w/x.go"
+	e.open(uri, "one\n🦉 two")
+	next(t, h.asked)
+	e.notify("textDocument/didChange", `{"textDocument":{"uri":%q,"version":2},"contentChanges":[`+
+		`{"range":{"start":{"line":1,"character":3},"end":{"line":1,"character":6}},"text":"three"},`+
+		`{"range":{"start":{"line":0,"character":0},"end":{"line":1,"character":0}},"text":""}]}`, uri)
+	if req := next(t, h.asked); req.Code != "🦉 three" {
+		t.Errorf("asked was %q", req.Code)
+	}
+}
+
 func TestOnlyWhatHasChangedIsAnalysedAndOnlySavesWhereThatIsWanted(t *testing.T) {
 	h := &hub{answer: func(*protocol.Request) []protocol.Finding { return nil }}
 	e := edit(t, h, "/w", -1)
