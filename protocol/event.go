@@ -169,11 +169,24 @@ func (s Severity) Valid() bool {
 
 // Finding is the data of a finding event: one thing found in the code.
 type Finding struct {
-	Rule       string   `json:"rule"`
-	Severity   Severity `json:"severity"`
-	Message    string   `json:"message"`
-	Range      Range    `json:"range"`
-	Suggestion string   `json:"suggestion,omitempty"`
+	Rule     string   `json:"rule"`
+	Severity Severity `json:"severity"`
+	Message  string   `json:"message"`
+	Range    Range    `json:"range"`
+	// Suggestion says in words what to do, "" for nothing.
+	Suggestion string `json:"suggestion,omitempty"`
+	// Replacement is code in place of the whole lines from the range's first to
+	// its last; empty takes them out, and nil says that there is none.
+	Replacement *string `json:"replacement,omitempty"`
+}
+
+// Bytes is how many bytes the finding's texts have.
+func (f *Finding) Bytes() int {
+	n := len(f.Rule) + len(f.Message) + len(f.Suggestion)
+	if f.Replacement != nil {
+		n += len(*f.Replacement)
+	}
+	return n
 }
 
 // Progress is the data of a progress event.

@@ -87,7 +87,7 @@ func Read(s Stream, each func(*Chunk) error) (a *Answer, err error) {
 			tool.WriteString(c.Text)
 		case ChunkFinding:
 			a.Findings = append(a.Findings, *c.Finding)
-			size += findingBytes + len(c.Finding.Rule) + len(c.Finding.Message) + len(c.Finding.Suggestion)
+			size += findingBytes + c.Finding.Bytes()
 		default:
 			continue // news about the answer
 		}

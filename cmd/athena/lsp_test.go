@@ -23,9 +23,9 @@ const lspVariable = "ATHENA_TEST_LSP"
 const lspFile = "package main\n\nfunc main() {\n\tquery(\"🦉\" + bad)\n}\n"
 
 // findingOf is what a model says of line 4, from the first parenthesis on.
-func findingOf(rule, severity, suggestion string) string {
+func findingOf(rule, severity, name, suggestion string) string {
 	b, err := json.Marshal(map[string]any{"rule": rule, "severity": severity, "message": "It is " + rule + ".", "line": 4,
-		"column": 7, "end_line": 4, "end_column": 19, "suggestion": suggestion})
+		"column": 7, "end_line": 4, "end_column": 19, name: suggestion})
 	if err != nil {
 		panic(err) // of strings and numbers
 	}
@@ -37,11 +37,11 @@ func findingOf(rule, severity, suggestion string) string {
 func reviews(c *providertest.Call) providertest.Script {
 	switch body := string(c.Body); {
 	case strings.Contains(body, "+ bad"):
-		p := providertest.Texts(findingOf("sql", "high", "Use placeholders."), findingOf("slow", "low", ""), "That is all.")
+		p := providertest.Texts(findingOf("sql", "high", "suggestion", "Use placeholders."), findingOf("slow", "low", "suggestion", ""), "That is all.")
 		p[1].After, p[2].After = 300*time.Millisecond, 300*time.Millisecond
 		return providertest.Script{Pieces: p}
 	case strings.Contains(body, "+ meh"):
-		return providertest.Script{Pieces: providertest.Texts(findingOf("style", "medium", "```go\n(fixed)\n```"))}
+		return providertest.Script{Pieces: providertest.Texts(findingOf("style", "medium", "replacement", "\tquery(fixed)"))}
 	}
 	return providertest.Script{Pieces: providertest.Texts("Nothing to say.")}
 }

@@ -54,7 +54,7 @@ func (a *answer) begin(n int, prefilled bool) {
 func (a *answer) add(chunk *providers.Chunk) error {
 	a.size += int64(len(chunk.Text))
 	if f := chunk.Finding; f != nil {
-		a.size += findingBytes(f)
+		a.size += int64(f.Bytes())
 	}
 	if a.size > a.maxBytes {
 		return cancelled{protocol.CancelLimit}

@@ -286,14 +286,15 @@ func (p *findingParser) endFenceLine() {
 // formed. Fields that a finding doesn't have are ignored: models add some.
 func (p *findingParser) parse(line string) *protocol.Finding {
 	var w struct {
-		Rule       string `json:"rule"`
-		Severity   string `json:"severity"`
-		Message    string `json:"message"`
-		Line       int    `json:"line"`
-		Column     int    `json:"column"`
-		EndLine    int    `json:"end_line"`
-		EndColumn  int    `json:"end_column"`
-		Suggestion string `json:"suggestion"`
+		Rule        string  `json:"rule"`
+		Severity    string  `json:"severity"`
+		Message     string  `json:"message"`
+		Line        int     `json:"line"`
+		Column      int     `json:"column"`
+		EndLine     int     `json:"end_line"`
+		EndColumn   int     `json:"end_column"`
+		Suggestion  string  `json:"suggestion"`
+		Replacement *string `json:"replacement"`
 	}
 	if json.Unmarshal([]byte(line[len(findingMarker):]), &w) != nil {
 		return nil
@@ -311,6 +312,10 @@ func (p *findingParser) parse(line string) *protocol.Finding {
 	if f.Range, ok = p.src.place(w.Line, w.Column, w.EndLine, w.EndColumn); !ok {
 		return nil
 	}
+	// What replaces lines that aren't there was meant for others.
+	if w.Replacement != nil && (w.EndLine == 0 || w.EndLine == f.Range.End.Line) {
+		f.Replacement = p.src.replacement(*w.Replacement, f.Range)
+	}
 	p.left--
 	return f
 }
@@ -323,19 +328,15 @@ func findingAsLine(f *protocol.Finding) string {
 	e.SetEscapeHTML(false)
 	// Strings and numbers encode, and a strings.Builder takes everything.
 	_ = e.Encode(struct {
-		Rule       string            `json:"rule"`
-		Severity   protocol.Severity `json:"severity"`
-		Message    string            `json:"message"`
-		Line       int               `json:"line"`
-		Column     int               `json:"column"`
-		EndLine    int               `json:"end_line"`
-		EndColumn  int               `json:"end_column"`
-		Suggestion string            `json:"suggestion,omitempty"`
-	}{f.Rule, f.Severity, f.Message, f.Range.Start.Line, f.Range.Start.Column, f.Range.End.Line, f.Range.End.Column, f.Suggestion})
+		Rule        string            `json:"rule"`
+		Severity    protocol.Severity `json:"severity"`
+		Message     string            `json:"message"`
+		Line        int               `json:"line"`
+		Column      int               `json:"column"`
+		EndLine     int               `json:"end_line"`
+		EndColumn   int               `json:"end_column"`
+		Suggestion  string            `json:"suggestion,omitempty"`
+		Replacement *string           `json:"replacement,omitempty"`
+	}{f.Rule, f.Severity, f.Message, f.Range.Start.Line, f.Range.Start.Column, f.Range.End.Line, f.Range.End.Column, f.Suggestion, f.Replacement})
 	return b.String() // with the line's end
-}
-
-// findingBytes is how large f is.
-func findingBytes(f *protocol.Finding) int64 {
-	return int64(len(f.Rule) + len(f.Message) + len(f.Suggestion))
 }

@@ -269,11 +269,46 @@ func TestAFindingAsALineIsTheSameFinding(t *testing.T) {
 				if !ok {
 					t.Fatal("no place")
 				}
-				f := protocol.Finding{Rule: "a", Severity: "low", Message: "<\"m\"> & \U0001F642", Suggestion: "x\ny", Range: r}
+				f := protocol.Finding{Rule: "a", Severity: "low", Message: "<\"m\"> & \U0001F642", Suggestion: "x\ny", Replacement: new("\tb <-\n c"), Range: r}
 				if got := parseWhole(findingAsLine(&f), 2000, 9); !reflect.DeepEqual(got, parsed{f}) {
 					t.Errorf("%+v became %+v", f, got)
 				}
 			}
+		}
+	}
+}
+
+// What models have given as code for lines 1 and 2, or for one of them.
+func TestAReplacementIsCodeForWholeLines(t *testing.T) {
+	for _, c := range []struct {
+		name, fields string
+		want         any // nil for none, else the code
+	}{
+		{"as it was asked for", `"line":1,"replacement":"line 1"`, "line 1"},
+		{"for several lines, beside words", `"line":1,"end_line":2,"suggestion":"Join them.","replacement":"\tline one\n\tand two"`, "\tline one\n\tand two"},
+		{"the end of the last line is not its", `"line":1,"replacement":"a\r\nb\n"`, "a\nb"},
+		{"nothing takes the lines out", `"line":2,"replacement":""`, ""},
+		{"in a fence", `"line":1,"replacement":"` + "```go\\n\\tx()\\n```" + `"`, "\tx()"},
+		{"with the lines' numbers", `"line":1,"end_line":2,"replacement":" 1 | \tx()\n 2 |"`, "\tx()\n"},
+		{"with a bar of its own", `"line":1,"replacement":"1 | 2\nx"`, "1 | 2\nx"},
+		{"left out", `"line":1,"suggestion":"Don't."`, nil},
+		{"null", `"line":1,"replacement":null`, nil},
+		{"what is there already", `"line":1,"end_line":2,"replacement":"line one\nline two 🙂 end\n"`, nil},
+		{"for lines that are not there", `"line":4,"end_line":9,"replacement":"x"`, nil},
+		{"up to before its start", `"line":4,"end_line":3,"replacement":"x"`, nil},
+	} {
+		got := parseSplit(t, 300, 1, `@finding {"rule":"a","severity":"high","message":"m",`+c.fields+"}\n")
+		f, ok := got[0].(protocol.Finding)
+		if !ok {
+			t.Errorf("%s: not a finding: %q", c.name, got)
+			continue
+		}
+		var code any
+		if f.Replacement != nil {
+			code = *f.Replacement
+		}
+		if code != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, code, c.want)
 		}
 	}
 }

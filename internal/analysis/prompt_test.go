@@ -53,7 +53,7 @@ func TestTheExampleInThePromptIsAFinding(t *testing.T) {
 	}
 	f, ok := got[0].(protocol.Finding)
 	want := protocol.Range{Start: protocol.Position{Line: 12, Column: 5}, End: protocol.Position{Line: 12, Column: 31}}
-	if !ok || f.Rule != "sql-injection" || f.Range != want || f.Suggestion == "" {
+	if !ok || f.Rule != "sql-injection" || f.Range != want || f.Suggestion == "" || f.Replacement == nil || !strings.HasPrefix(*f.Replacement, "\trows, ") {
 		t.Errorf("got %+v", got[0])
 	}
 }

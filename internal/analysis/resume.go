@@ -212,7 +212,7 @@ func (s *Service) pastOf(p *protocol.Transcript, next *target, reason string) *p
 func (s *said) size() int64 {
 	n := int64(len(s.text) + len(s.reasoning))
 	for i := range s.findings {
-		n += findingBytes(&s.findings[i])
+		n += int64(s.findings[i].Bytes())
 	}
 	return n
 }

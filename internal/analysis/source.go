@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/athena-hub/athena/protocol"
@@ -90,4 +91,44 @@ func (s *source) place(line, column, endLine, endColumn int) (r protocol.Range, 
 		Start: protocol.Position{Line: line, Column: column},
 		End:   protocol.Position{Line: endLine, Column: endColumn},
 	}, true
+}
+
+// numbered is how lines begin in what models are shown (see prompts).
+var numbered = regexp.MustCompile(`^ *[0-9]+ \| ?`)
+
+// replacement returns the code that a model means to put in place of the lines
+// of r: without the fence and the numbers that models add though they are asked
+// not to, and without the end of its last line. It is nil where nothing would
+// change.
+func (s *source) replacement(code string, r protocol.Range) *string {
+	code = strings.TrimSuffix(strings.ReplaceAll(code, "\r\n", "\n"), "\n")
+	if open, rest, ok := strings.Cut(code, "\n"); ok && strings.HasPrefix(open, "```") && !strings.HasPrefix(s.line(r.Start.Line), "```") {
+		if inside, ok := strings.CutSuffix(rest, "```"); ok {
+			code = strings.TrimSuffix(inside, "\n")
+		}
+	}
+	if code != "" {
+		lines := strings.Split(code, "\n")
+		all := true
+		for i, line := range lines {
+			number := numbered.FindString(line)
+			all = all && number != ""
+			lines[i] = line[len(number):]
+		}
+		if all {
+			code = strings.Join(lines, "\n")
+		}
+	}
+	same := r.End.Line-r.Start.Line == strings.Count(code, "\n")
+	if same {
+		n := r.Start.Line
+		for line := range strings.SplitSeq(code, "\n") {
+			same = same && s.line(n) == line
+			n++
+		}
+	}
+	if same {
+		return nil
+	}
+	return &code
 }

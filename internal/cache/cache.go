@@ -46,7 +46,7 @@ func (a *Answer) size() int64 {
 	for _, p := range a.Parts {
 		n += partOverhead + int64(len(p.Text))
 		if f := p.Finding; f != nil {
-			n += partOverhead + int64(len(f.Rule)+len(f.Message)+len(f.Suggestion))
+			n += partOverhead + int64(f.Bytes())
 		}
 	}
 	return n

@@ -49,8 +49,8 @@ func about(f *protocol.Finding) string {
 	return s
 }
 
-// codeActions are what can be done about the findings of a place: put code in
-// that was suggested, note a suggestion that is words as a comment, or have it
+// codeActions are what can be done about the findings of a place: put the code
+// in that was suggested, note a suggestion in words as a comment, or have it
 // explained.
 func (s *server) codeActions(p *codeActionParams) (any, error) {
 	s.mu.Lock()
@@ -67,9 +67,13 @@ func (s *server) codeActions(p *codeActionParams) (any, error) {
 			continue
 		}
 		diag := diagnosticOf(text, f)
-		title, edit, ok := suggested(d, text, f, diag.Range)
-		if ok {
-			actions = append(actions, codeAction{Title: title, Kind: "quickfix", Diagnostics: []diagnostic{diag}, Edit: s.edit(d, edit)})
+		if f.Replacement != nil {
+			actions = append(actions, codeAction{Title: "Athena: put the suggested code here (" + f.Rule + ")", Kind: "quickfix",
+				Diagnostics: []diagnostic{diag}, Preferred: true, Edit: s.edit(d, replacing(text, diag.Range, *f.Replacement))})
+		}
+		if words, ok := noted(d, text, f, diag.Range.Start.Line); ok {
+			actions = append(actions, codeAction{Title: "Athena: note the suggestion as a comment (" + f.Rule + ")", Kind: "quickfix",
+				Diagnostics: []diagnostic{diag}, Edit: s.edit(d, words)})
 		}
 		actions = append(actions, codeAction{Title: "Athena: explain this code (" + f.Rule + ")", Kind: "quickfix", Diagnostics: []diagnostic{diag},
 			Command: &command{"Explain", commandExplain, []any{d.uri, diag.Range}}})
@@ -77,19 +81,30 @@ func (s *server) codeActions(p *codeActionParams) (any, error) {
 	return actions, nil
 }
 
-// suggested is a suggestion as an edit.
-func suggested(d *document, text []string, f *protocol.Finding, where lspRange) (title string, edit textEdit, ok bool) {
+// replacing puts code in place of the whole lines of a range. Without code they
+// go, and what ends them.
+func replacing(text []string, where lspRange, code string) textEdit {
+	first, last := where.Start.Line, where.End.Line
+	whole := lspRange{position{Line: first}, position{last, units(text[last])}}
+	switch {
+	case code != "":
+	case last+1 < len(text):
+		whole.End = position{Line: last + 1}
+	case first > 0:
+		whole.Start = position{first - 1, units(text[first-1])}
+	}
+	return textEdit{whole, code}
+}
+
+// noted puts a suggestion above a line, as a comment.
+func noted(d *document, text []string, f *protocol.Finding, line int) (edit textEdit, ok bool) {
 	if f.Suggestion == "" {
-		return "", textEdit{}, false
+		return textEdit{}, false
 	}
-	if code, ok := fenced(f.Suggestion); ok {
-		return "Athena: put the suggested code here (" + f.Rule + ")", textEdit{where, code}, true
-	}
-	line := text[where.Start.Line]
-	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+	indent := text[line][:len(text[line])-len(strings.TrimLeft(text[line], " \t"))]
 	words, ok := comment(d.language, "TODO: "+f.Suggestion)
-	at := position{Line: where.Start.Line}
-	return "Athena: note the suggestion as a comment (" + f.Rule + ")", textEdit{lspRange{at, at}, indent + words + "\n"}, ok
+	at := position{Line: line}
+	return textEdit{lspRange{at, at}, indent + words + "\n"}, ok
 }
 
 // edit is an edit of d's text as it is now.

@@ -90,20 +90,6 @@ func diagnosticOf(text []string, f *protocol.Finding) diagnostic {
 	return diagnostic{Range: place(text, f.Range), Severity: severity(f.Severity), Code: f.Rule, Source: "athena", Message: f.Message}
 }
 
-// fenced is the code in a suggestion that is code between fences; ok is false
-// for one in words.
-func fenced(suggestion string) (code string, ok bool) {
-	_, rest, ok := strings.Cut(suggestion, "```")
-	if !ok {
-		return "", false
-	}
-	if _, rest, ok = strings.Cut(rest, "\n"); !ok { // the language
-		return "", false
-	}
-	code, rest, ok = strings.Cut(rest, "```")
-	return strings.TrimSuffix(code, "\n"), ok && !strings.Contains(rest, "```")
-}
-
 // comment is a line of comment, ok false where the language has none that this
 // package knows.
 func comment(language, words string) (line string, ok bool) {

@@ -135,6 +135,7 @@ type codeAction struct {
 	Title       string         `json:"title"`
 	Kind        string         `json:"kind"`
 	Diagnostics []diagnostic   `json:"diagnostics,omitempty"`
+	Preferred   bool           `json:"isPreferred,omitempty"` // what an editor's "fix it" does
 	Edit        *workspaceEdit `json:"edit,omitempty"`
 	Command     *command       `json:"command,omitempty"`
 }

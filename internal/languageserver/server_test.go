@@ -330,32 +330,38 @@ func TestSuggestionsBecomeEditsAndHoversExplain(t *testing.T) {
 		if req.Analysis == protocol.AnalysisExplain {
 			return nil
 		}
-		return []protocol.Finding{finding("words", protocol.SeverityLow, 2, 2, 4, "Do\nit well."), finding("code", protocol.SeverityLow, 3, 1, 3, "So:\n```go\nyes\n```")}
+		code, gone := finding("code", protocol.SeverityLow, 3, 2, 3, ""), finding("gone", protocol.SeverityLow, 2, 2, 4, "")
+		code.Replacement, gone.Replacement = new("yes\nno"), new("")
+		return []protocol.Finding{finding("words", protocol.SeverityLow, 2, 2, 4, "Do\nit well."), code, gone}
 	}}
 	e := edit(t, h, "/w", 1)
 	const uri = "file:///w/x.go"
 	e.open(uri, "one\n\ttwo\nno")
 	e.wantPublished("x.go v1 words/3@1:1-1:3")
-	e.wantPublished("x.go v1 words/3@1:1-1:3 code/3@2:0-2:2")
+	e.wantPublished("x.go v1 words/3@1:1-1:3 code/3@2:1-2:2")
+	e.wantPublished("x.go v1 words/3@1:1-1:3 code/3@2:1-2:2 gone/3@1:1-1:3")
 	type action struct {
-		Title string
-		Edit  any
+		Title       string
+		IsPreferred bool
+		Edit        any
 	}
 	var actions []action
 	e.call("textDocument/codeAction", `{"textDocument":{"uri":"file:///w/x.go"},"range":{"start":{"line":0,"character":0},"end":{"line":3,"character":0}}}`, &actions)
-	change := func(text string, line, from, to int) any {
+	change := func(text string, line, from, endLine, to int) any {
 		var v any
 		if err := json.Unmarshal(fmt.Appendf(nil, `{"documentChanges":[{"textDocument":{"uri":%q,"version":1},"edits":[{"newText":%q,`+
-			`"range":{"start":{"line":%d,"character":%d},"end":{"line":%d,"character":%d}}}]}]}`, uri, text, line, from, line, to), &v); err != nil {
+			`"range":{"start":{"line":%d,"character":%d},"end":{"line":%d,"character":%d}}}]}]}`, uri, text, line, from, endLine, to), &v); err != nil {
 			t.Fatal(err)
 		}
 		return v
 	}
 	want := []action{
-		{"Athena: note the suggestion as a comment (words)", change("\t// TODO: Do it well.\n", 1, 0, 0)},
-		{"Athena: explain this code (words)", nil},
-		{"Athena: put the suggested code here (code)", change("yes", 2, 0, 2)},
-		{"Athena: explain this code (code)", nil},
+		{"Athena: note the suggestion as a comment (words)", false, change("\t// TODO: Do it well.\n", 1, 0, 1, 0)},
+		{"Athena: explain this code (words)", false, nil},
+		{"Athena: put the suggested code here (code)", true, change("yes\nno", 2, 0, 2, 2)},
+		{"Athena: explain this code (code)", false, nil},
+		{"Athena: put the suggested code here (gone)", true, change("", 1, 0, 2, 0)},
+		{"Athena: explain this code (gone)", false, nil},
 	}
 	if !reflect.DeepEqual(actions, want) {
 		t.Errorf("the actions are %+v, want %+v", actions, want)
@@ -367,7 +373,7 @@ func TestSuggestionsBecomeEditsAndHoversExplain(t *testing.T) {
 	}
 	var hover struct{ Contents struct{ Value string } }
 	e.call("textDocument/hover", `{"textDocument":{"uri":"file:///w/x.go"},"position":{"line":1,"character":2}}`, &hover)
-	if want := "**low** `words`\n\nM\n\n*Suggestion:* Do\nit well.\n\n---\n\nAbout two"; hover.Contents.Value != want {
+	if want := "**low** `words`\n\nM\n\n*Suggestion:* Do\nit well.\n\n---\n\n**low** `gone`\n\nM\n\n---\n\nAbout two"; hover.Contents.Value != want {
 		t.Errorf("the hover says %q, want %q", hover.Contents.Value, want)
 	}
 }

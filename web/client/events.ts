@@ -60,7 +60,10 @@ export interface Finding {
   message: string;
   /** Lines and columns from 1, columns in UTF-16 code units; `end` is exclusive. */
   range: { start: Position; end: Position };
+  /** What to do, in words. */
   suggestion?: string;
+  /** Code in place of the whole lines of `range`, both included; empty takes them out. */
+  replacement?: string;
 }
 export interface Progress { stage: string; percent?: number }
 export interface Usage {
@@ -210,7 +213,7 @@ const decoders: { [T in EventType]: (d: JSONObject) => EventData[T] } = {
     return {
       rule: str(d, "rule"), severity: severity(str(d, "severity")), message: str(d, "message"),
       range: { start: position(obj(range, "start")), end: position(obj(range, "end")) },
-      ...maybe(d, "suggestion", str),
+      ...maybe(d, "suggestion", str), ...maybe(d, "replacement", str),
     };
   },
   progress: (d) => ({ stage: str(d, "stage"), ...maybe(d, "percent", num) }),
