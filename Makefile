@@ -22,7 +22,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 
 # Modules and npm projects in folders of their own, wherever they appear.
 MODULES := $(filter-out internal/tools,$(patsubst %/go.mod,%,$(wildcard internal/*/go.mod)))
-NPM     := $(patsubst %/package-lock.json,%,$(wildcard web/package-lock.json internal/*/package-lock.json))
+NPM     := $(patsubst %/package-lock.json,%,$(wildcard web/package-lock.json web/*/package-lock.json internal/*/package-lock.json))
 
 # go keeps what it built of a tool in its cache, so only the first use compiles.
 TOOL := go tool -modfile=$(CURDIR)/internal/tools/go.mod
@@ -66,8 +66,10 @@ test-modules: npm
 # The committed web/dist must be what the sources build, since `go install`
 # embeds it without Node.
 .PHONY: test-web
-test-web: npm
-	@cd web
+test-web: npm build
+	@echo "VS Code extension: types, tests with bin/athena, the package"
+	(cd web/vscode && npm run --silent check && npm run --silent test)
+	cd web
 	echo "Web: types, tests, and whether dist is what the sources build"
 	npm run --silent check
 	npm run --silent test
@@ -127,7 +129,7 @@ vuln: ## Look for known vulnerabilities that the code can reach (needs vuln.go.d
 
 .PHONY: clean
 clean: ## Remove what was built (not data, not web/dist)
-	rm -rf bin .tmp web/build $(addsuffix /node_modules,$(NPM))
+	rm -rf bin .tmp web/build web/vscode/build web/vscode/dist $(addsuffix /node_modules,$(NPM))
 
 # npm ci runs again when a lock file changed.
 .PHONY: npm
