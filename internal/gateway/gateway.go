@@ -216,7 +216,7 @@ func New(o Options) (*Gateway, error) {
 		g.mountProviderKeys(private)
 	}
 	if o.MetricsHandler != nil {
-		private("GET /metrics", false, needs(auth.ScopeAdmin, o.MetricsHandler.ServeHTTP))
+		private("GET /metrics", false, needs(auth.ScopeMetrics, o.MetricsHandler.ServeHTTP))
 	}
 	g.mux.HandleFunc("GET /healthz", g.healthz)
 	g.mux.HandleFunc("GET /readyz", g.readyz)
