@@ -49,12 +49,14 @@ test-deps:
 	@.ci/prepare
 
 # -shuffle prints its seed; -shuffle=SEED repeats an order. The end-to-end
-# tests and a short torture are Go tests among the others.
+# tests and a short torture are Go tests among the others. Those that run in
+# parallel mostly wait, for a lease to pass or a node to drain, so that more of
+# them than processors take little of these.
 .PHONY: test-go
 test-go: npm
 	@echo "Go tests with the race detector (the first build takes a few minutes)"
 	@mkdir -p .tmp
-	@go test -race -shuffle=on -timeout=12m -run '$(RUN)' ./... 2>&1 | tee .tmp/go-test.txt
+	@go test -race -shuffle=on -parallel=4 -timeout=12m -run '$(RUN)' ./... 2>&1 | tee .tmp/go-test.txt
 
 .PHONY: test-modules
 test-modules: npm

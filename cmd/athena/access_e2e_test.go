@@ -19,6 +19,7 @@ import (
 )
 
 func TestKeysAreMadeListedRotatedAndRevokedByTheCommandLine(t *testing.T) {
+	t.Parallel()
 	const adminKey = "canary-admin-key-0123456789"
 	s := serve(t, []string{"ATHENA_API_KEY=root=" + adminKey}, "--require-auth")
 	admin := []string{"ATHENA_TOKEN=" + adminKey}
@@ -78,6 +79,7 @@ func TestKeysAreMadeListedRotatedAndRevokedByTheCommandLine(t *testing.T) {
 }
 
 func TestEachDoorIsForItsTenantAndItsScopeOnEveryNode(t *testing.T) {
+	t.Parallel()
 	g := together(t, []string{"a", "b"})
 	a, b := g.nodes[0], g.nodes[1]
 	g.up.SetReply(nil)
@@ -314,6 +316,7 @@ func TestARevokedKeyEndsItsConnectionsOnEveryNode(t *testing.T) {
 }
 
 func TestATicketIsGoodOnceOnAllNodesAndForItsPage(t *testing.T) {
+	t.Parallel()
 	const app = "https://app.example.com"
 	g := together(t, []string{"a", "b"}, "--allowed-origin", app, "--allowed-origin", "https://other.example.com")
 	a, b := g.nodes[0], g.nodes[1]
@@ -361,6 +364,7 @@ func TestATicketIsGoodOnceOnAllNodesAndForItsPage(t *testing.T) {
 }
 
 func TestKnownKeysGoOnWorkingWithoutAMajorityAndNoneCanBeMade(t *testing.T) {
+	t.Parallel()
 	g := together(t, []string{"a", "b", "c"})
 	a, b := g.nodes[0], g.nodes[1]
 	k := b.createKey(only("acme", "analyze", "read"))

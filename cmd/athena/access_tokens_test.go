@@ -40,6 +40,7 @@ func publishes(t *testing.T, id string, key crypto.PublicKey) string {
 }
 
 func TestTokensOfAnIdentityProviderLetTheirTenantsInUntilTheyExpire(t *testing.T) {
+	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -81,6 +81,7 @@ func (c *cutter) serve(ctx context.Context, near net.Conn) {
 }
 
 func TestTheGoClientLosesAndRepeatsNothingHoweverItsConnectionsAreCut(t *testing.T) {
+	t.Parallel()
 	var texts []string
 	for i := range 60 {
 		texts = append(texts, fmt.Sprintf("piece %d, π and 🦉. ", i))
@@ -220,6 +221,7 @@ func TestTheGoClientTakesTheTransportThatGetsThrough(t *testing.T) {
 }
 
 func TestTheGoClientMovesToABetterTransportAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	texts := []string{"one ", "two ", "three "}
 	for i := range 100 {
 		texts = append(texts, fmt.Sprintf("piece %d ", i))

@@ -102,6 +102,7 @@ func (s *server) ask() *protocol.Transcript {
 }
 
 func TestAKeyThatIsSetWhileTheServerRunsIsUsedAtOnceAndOutlivesARestart(t *testing.T) {
+	t.Parallel()
 	g := gated(t, upstream(t, answer(0, "fine")))
 	g.only = true
 	g.set("sk-canary-one-0123456789", http.StatusOK)
@@ -262,6 +263,7 @@ func TestAProviderWithoutAKeyIsLeftOutUntilItHasOne(t *testing.T) {
 }
 
 func TestTheMasterKeyIsReplacedByRestartsAndALostOneIsSaid(t *testing.T) {
+	t.Parallel()
 	g := gated(t, upstream(t, answer(0, "fine")))
 	g.only = true
 	g.set("sk-canary-one-0123456789", http.StatusOK)

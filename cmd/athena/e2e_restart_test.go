@@ -11,6 +11,7 @@ import (
 )
 
 func TestAFinishedStreamOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*server){"SIGTERM": (*server).stop, "SIGKILL": (*server).kill} {
 		t.Run(name, func(t *testing.T) {
 			// Pauses above the coalescing window, so that there are many events.
@@ -80,6 +81,7 @@ func textOf(t *testing.T, events []received) string {
 // what clients have seen is not stored: with a batch interval of a minute
 // nothing is but what Create wrote.
 func TestAStreamWhoseNodeWasKilledEndsForEveryCursor(t *testing.T) {
+	t.Parallel()
 	for name, interval := range map[string]string{"nothing stored": "1m", "most stored": "1ms"} {
 		t.Run(name, func(t *testing.T) {
 			texts := strings.SplitAfter(strings.Repeat("Wörter ", 40), " ")
@@ -127,6 +129,7 @@ func TestAStreamWhoseNodeWasKilledEndsForEveryCursor(t *testing.T) {
 }
 
 func TestARunningAnalysisMayFinishAtShutdown(t *testing.T) {
+	t.Parallel()
 	texts := strings.SplitAfter(strings.Repeat("so weit ", 50), " ")
 	up := upstream(t, answer(10*time.Millisecond, texts...))
 	s := serve(t, openAIAt(up), "--drain-timeout", "30s")
@@ -165,6 +168,7 @@ func TestARunningAnalysisMayFinishAtShutdown(t *testing.T) {
 }
 
 func TestWhatDoesNotFinishInTimeIsCancelledAtShutdown(t *testing.T) {
+	t.Parallel()
 	s := serve(t, openAIAt(upstream(t, held("so far"))), "--drain-timeout", "500ms")
 	id := s.begin()
 	watches := make(map[string]*watch)

@@ -210,6 +210,7 @@ func wantHungUp(t *testing.T, up *providertest.Upstream, n int) {
 }
 
 func TestAnAnalysisGoesOnWithoutViewersUntilTheOrphanTimeout(t *testing.T) {
+	t.Parallel()
 	const timeout = 2 * time.Second
 	up := upstream(t, held("so far"))
 	s := serve(t, openAIAt(up), "--orphan-timeout", timeout.String())

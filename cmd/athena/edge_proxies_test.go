@@ -149,6 +149,7 @@ func TestThePROXYProtocolStandsBeforeTLSAndBeforePlainHTTP(t *testing.T) {
 // What nginx and a node could read in two ways must not reach the node as a
 // request of its own (RFC 9112, section 11.2).
 func TestNothingIsSmuggledPastAProxy(t *testing.T) {
+	t.Parallel()
 	for i := range proxyKinds {
 		kind := &proxyKinds[i]
 		t.Run(kind.name, func(t *testing.T) {

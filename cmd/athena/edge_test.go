@@ -295,8 +295,8 @@ func TestTheAuditLogTellsWhoDidWhat(t *testing.T) {
 	find(t, events, map[string]any{"event": "command", "command": "subscribe", "caller": "ada", "stream": id, "outcome": "ok"})
 	find(t, events, map[string]any{"event": "command", "command": "subscribe", "stream": unknown, "outcome": "stream_not_found"})
 	find(t, events, map[string]any{"event": "command", "command": "cancel", "caller": "ada", "stream": id, "address": "127.0.0.1", "outcome": "ok"})
-	find(t, events, map[string]any{"event": "denied", "route": "GET /v1/providers", "address": "127.0.0.1", "status": 401.0})
-	find(t, events, map[string]any{"event": "request", "method": "DELETE", "outcome": "Not Found", "status": 404.0})
+	find(t, events, map[string]any{"event": "denied", "route": "GET /v1/providers", "address": "127.0.0.1", "outcome": "unauthorized", "status": 401.0})
+	find(t, events, map[string]any{"event": "request", "method": "DELETE", "outcome": "stream_not_found", "status": 404.0})
 	end := find(t, events, map[string]any{"event": "analysis", "stream": id, "caller": "ada", "credential": "static:ada", "request_id": "req-7", "provider": "openai", "outcome": "ok"})
 	if usage, _ := end["usage"].(map[string]any); usage["input_tokens"] == nil || usage["input_tokens"] == 0.0 {
 		t.Errorf("usage %v", end)

@@ -28,7 +28,7 @@ type keysCreate struct {
 	clusterServer `embed:""`
 	Name          string        `arg:"" help:"What logs and people call the key."`
 	Tenant        string        `group:"Key" placeholder:"TENANT" help:"Whose streams the key sees and makes. Without it: those of keys without a tenant."`
-	Scopes        []string      `group:"Key" aliases:"scope" placeholder:"SCOPE,…" help:"What the key may do: analyze, read, cancel, providers, admin. Default: all but admin."`
+	Scopes        []string      `group:"Key" aliases:"scope" placeholder:"SCOPE,…" help:"What the key may do: analyze, read, cancel, providers, admin, metrics. Default: all but the last two."`
 	ExpiresIn     time.Duration `group:"Key" placeholder:"TIME" help:"How long the key is good, such as 720h. Default: until it is revoked."`
 	JSON          bool          `group:"Output" name:"json" help:"Write the answer of POST /v1/keys as it is."`
 }

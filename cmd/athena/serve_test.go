@@ -363,6 +363,7 @@ func TestServeSaysThatAnAddressOrADirectoryIsInUse(t *testing.T) {
 }
 
 func TestServeEndsAtOnceAtTheSecondSignal(t *testing.T) {
+	t.Parallel()
 	up := upstream(t, held("so far"))
 	s := serve(t, openAIAt(up), "--drain-timeout", "1h")
 	id := s.begin()

@@ -226,6 +226,7 @@ func TestAServerWithoutAListIsAskedForTheModelsOfItsDialect(t *testing.T) {
 }
 
 func TestTheStartDoesNotWaitLongForModels(t *testing.T) {
+	t.Parallel()
 	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer silent.Close()
 	began := time.Now()

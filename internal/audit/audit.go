@@ -68,7 +68,9 @@ type Event struct {
 	UserAgent string   `json:"user_agent,omitempty"`
 	Code      string   `json:"code,omitempty"` // only if asked for
 
-	// How it went: Outcome is "ok", or the code of the error.
+	// How it went: Outcome is "ok", or the protocol's code of the error; where there
+	// was none, it says what happened: client_gone, handed_over, taken_over,
+	// cancelled_by_….
 	Outcome string `json:"outcome,omitempty"`
 	Status  int    `json:"status,omitempty"`
 	TookMS  int64  `json:"took_ms,omitempty"`

@@ -25,15 +25,19 @@ const (
 	// ScopeAdmin is the operator's: keys, nodes, metrics, provider keys, and the
 	// streams of all tenants.
 	ScopeAdmin
+	// ScopeMetrics reads the metrics and no more, for what collects them. Who
+	// has ScopeAdmin needs no ScopeMetrics.
+	ScopeMetrics
 
 	// AllScopes are all of them.
-	AllScopes = ScopeAnalyze | ScopeRead | ScopeCancel | ScopeProviders | ScopeAdmin
-	// DefaultScopes are those of a new key that names none: all but admin.
-	DefaultScopes = AllScopes &^ ScopeAdmin
+	AllScopes = ScopeAnalyze | ScopeRead | ScopeCancel | ScopeProviders | ScopeAdmin | ScopeMetrics
+	// DefaultScopes are those of a new key that names none: all but the
+	// operator's.
+	DefaultScopes = AllScopes &^ (ScopeAdmin | ScopeMetrics)
 )
 
 // scopeNames are as they stand in keys and tokens, in the order of the bits.
-var scopeNames = [...]string{"analyze", "read", "cancel", "providers", "admin"}
+var scopeNames = [...]string{"analyze", "read", "cancel", "providers", "admin", "metrics"}
 
 // Names lists the scopes by name.
 func (s Scopes) Names() []string {
@@ -100,12 +104,21 @@ type Identity struct {
 var Anonymous = Identity{Name: "anonymous", Scopes: AllScopes, Anonymous: true}
 
 // May reports whether the identity has all of these scopes.
-func (id Identity) May(s Scopes) bool { return id.Scopes&s == s }
+func (id Identity) May(s Scopes) bool { return id.missing(s) == 0 }
+
+// missing are those of the scopes that the identity doesn't have.
+func (id Identity) missing(s Scopes) Scopes {
+	has := id.Scopes
+	if has&ScopeAdmin != 0 {
+		has |= ScopeMetrics
+	}
+	return s &^ has
+}
 
 // Allow returns nil if the identity has all of these scopes, and otherwise a
 // forbidden that names those that are missing.
 func (id Identity) Allow(s Scopes) error {
-	missing := s &^ id.Scopes
+	missing := id.missing(s)
 	if missing == 0 {
 		return nil
 	}

@@ -87,7 +87,7 @@ func (s *Serve) checkJWT() []problem {
 			fail("jwt_required_claim", "%.80q is not NAME or NAME=VALUE", c)
 		}
 	}
-	scopes := []string{"analyze", "read", "cancel", "providers", "admin"}
+	scopes := []string{"analyze", "read", "cancel", "providers", "admin", "metrics"}
 	for _, name := range s.JWTDefaultScopes {
 		if !slices.Contains(scopes, name) {
 			fail("jwt_default_scopes", "%.40q is none of %s", name, strings.Join(scopes, ", "))

@@ -216,7 +216,7 @@ func New(o Options) (*Gateway, error) {
 		g.mountProviderKeys(private)
 	}
 	if o.MetricsHandler != nil {
-		private("GET /metrics", false, needs(auth.ScopeAdmin, o.MetricsHandler.ServeHTTP))
+		private("GET /metrics", false, needs(auth.ScopeMetrics, o.MetricsHandler.ServeHTTP))
 	}
 	g.mux.HandleFunc("GET /healthz", g.healthz)
 	g.mux.HandleFunc("GET /readyz", g.readyz)
@@ -227,9 +227,9 @@ func New(o Options) (*Gateway, error) {
 	}
 
 	// A page sees errors only with the headers that its origin needs.
-	h := o.Origins.middleware(g.bodyGuard(o.Limits.arrive(http.HandlerFunc(g.route))))
+	h := o.Origins.middleware(o.Limits, g.bodyGuard(o.Limits.arrive(http.HandlerFunc(g.route))))
 	if o.LoopbackOnly {
-		h = hostGuard(o.Origins, h)
+		h = hostGuard(o.Origins, o.Limits, h)
 	}
 	// The deadline comes before all that refuse: net/http reads on in the body
 	// of a refused request, and needs it for that.

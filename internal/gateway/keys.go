@@ -56,7 +56,7 @@ func keyOf(text string, k *auth.KeyInfo) Key {
 type KeyRequest struct {
 	Name   string `json:"name"`
 	Tenant string `json:"tenant,omitempty"`
-	// Scopes are all but admin where it is left out.
+	// Scopes are all but admin and metrics where it is left out.
 	Scopes []string `json:"scopes,omitempty"`
 	// ExpiresIn is how long the key is good; 0 for no end.
 	ExpiresIn protocol.Duration `json:"expires_in,omitzero"`

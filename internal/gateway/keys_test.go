@@ -97,7 +97,7 @@ func TestKeysAreMadeAndEndedByRequests(t *testing.T) {
 func TestAnOperatorsRoutesAreForOperators(t *testing.T) {
 	n, _ := withStoredKeys(t)
 	k := decode[gateway.Key](t, n.do("POST", "/v1/keys", `{"name":"all but admin"}`, "X-API-Key", apiKey))
-	for _, route := range []string{"GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/" + k.ID, "POST /v1/keys/" + k.ID + "/rotate", "GET /v1/cluster", "DELETE /v1/cluster/nodes/x", "GET /metrics"} {
+	for _, route := range []string{"GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/" + k.ID, "POST /v1/keys/" + k.ID + "/rotate", "GET /v1/cluster", "DELETE /v1/cluster/nodes/x"} {
 		method, path, _ := strings.Cut(route, " ")
 		if a := n.do(method, path, "", "X-API-Key", k.Key); a.status != 403 || !strings.Contains(a.body, "scope admin") {
 			t.Errorf("%s: %d %s", route, a.status, a.body)
@@ -111,6 +111,31 @@ func TestAnOperatorsRoutesAreForOperators(t *testing.T) {
 		if a := n.do(method, path, "", "X-API-Key", k.Key); a.status != 200 {
 			t.Errorf("%s: %d %s", route, a.status, a.body)
 		}
+	}
+}
+
+func TestTheMetricsHaveAScopeOfTheirOwn(t *testing.T) {
+	n, _ := withStoredKeys(t)
+	keyFor := func(fields string) []string {
+		t.Helper()
+		k := decode[gateway.Key](t, n.do("POST", "/v1/keys", `{"name":"x"`+fields+`}`, "X-API-Key", apiKey))
+		return []string{"X-API-Key", k.Key}
+	}
+	collector := keyFor(`,"scopes":["metrics"]`)
+	if a := n.do("GET", "/metrics", "", collector...); a.status != 200 || !strings.Contains(a.body, "athena_http_requests_total") {
+		t.Errorf("what collects the metrics: %d %.300s", a.status, a.body)
+	}
+	for _, route := range []string{"GET /v1/keys", "GET /v1/cluster", "GET /v1/providers", "GET /v1/streams/" + protocol.NewStreamID(), "POST /v1/analyses"} {
+		method, path, _ := strings.Cut(route, " ")
+		if a := n.do(method, path, "", collector...); a.status != 403 {
+			t.Errorf("%s by what collects the metrics: %d %s", route, a.status, a.body)
+		}
+	}
+	if a := n.do("GET", "/metrics", "", keyFor(`,"scopes":["admin"]`)...); a.status != 200 {
+		t.Errorf("an operator whose key is from before the scope: %d %s", a.status, a.body)
+	}
+	if a := n.do("GET", "/metrics", "", keyFor("")...); a.status != 403 || !strings.Contains(a.body, "scope metrics") {
+		t.Errorf("a key for ordinary use: %d %s", a.status, a.body)
 	}
 }
 

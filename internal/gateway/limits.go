@@ -142,6 +142,12 @@ func (l *Limits) arrive(next http.Handler) http.Handler {
 	})
 }
 
+// refuse answers with err what is refused before it arrives, and counts it for
+// its address as if it had.
+func (l *Limits) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	l.arrive(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { problem.Write(w, err) })).ServeHTTP(w, r)
+}
+
 // Refused counts a credential that was refused against the address that it came
 // from, by a request or over the connection that the request of ctx has opened: it
 // is for the Authenticator's OnFailure. One that has expired was good, and is no

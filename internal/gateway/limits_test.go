@@ -76,6 +76,35 @@ func TestTheAddressWhoseLimitsHoldIsTheOneThatATrustedProxyTells(t *testing.T) {
 	}
 }
 
+func TestWhatIsRefusedForItsOriginOrHostCountsForItsAddress(t *testing.T) {
+	for name, ask := range map[string]struct {
+		keyed  bool
+		header []string
+		want   int
+	}{
+		"another site's page":     {true, []string{"Origin", "https://evil.example"}, 403},
+		"another site without it": {true, []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		"another name":            {false, []string{"Host", "evil.example"}, 421},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := start(t, ask.keyed, func(o *gateway.Options) {
+				o.LoopbackOnly = !ask.keyed
+				o.Limits = everyLimit(func(o *gateway.LimitOptions) {
+					o.Addresses = ratelimit.NewAddresses(ratelimit.AddressOptions{RequestsPerMinute: 2})
+				})
+			})
+			for i, want := range []int{ask.want, ask.want, 429} {
+				if a := n.do("POST", "/v1/negotiate", "", ask.header...); a.status != want {
+					t.Errorf("request %d: %d %s; want %d", i, a.status, a.body, want)
+				}
+			}
+			if a := n.do("GET", "/v1/providers", "", "X-API-Key", apiKey); a.status != 429 {
+				t.Errorf("and another of the same address: %d", a.status)
+			}
+		})
+	}
+}
+
 func TestATenantWithLimitsOfItsOwnHasThose(t *testing.T) {
 	n := limited(t, func(o *gateway.LimitOptions) {
 		o.Tenant.RequestsPerMinute = 1

@@ -127,7 +127,7 @@ func (g *Gateway) logExchange(r *http.Request, x *exchangeRecord, rec *recorder,
 	if g.opts.Metrics != nil {
 		g.opts.Metrics.Request(route, status, took, streamed)
 	}
-	g.record(r, x, route, status, took)
+	g.record(r, x, route, status, rec.code, took)
 	remote := r.RemoteAddr // a Unix socket's
 	if x.client.Address.IsValid() {
 		remote = x.client.Address.String()
@@ -154,6 +154,16 @@ type recorder struct {
 	http.ResponseWriter
 	status int // 0 before the header
 	bytes  int64
+	code   protocol.Code // of the error; "" for none
+}
+
+var _ problem.Noter = (*recorder)(nil)
+
+// Problem is problem.Noter's.
+func (rec *recorder) Problem(code protocol.Code) {
+	if rec.status == 0 {
+		rec.code = code
+	}
 }
 
 // Unwrap is for http.ResponseController.

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/athena-hub/athena/internal/problem"
 	"github.com/athena-hub/athena/protocol"
 )
 
@@ -81,7 +80,7 @@ func (o *Origins) listed(origin string) bool {
 const exposedHeaders = "Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 
 // middleware refuses other sites and tells browsers of those that are allowed.
-func (o *Origins) middleware(next http.Handler) http.Handler {
+func (o *Origins) middleware(l *Limits, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Add("Vary", "Origin")
@@ -90,7 +89,7 @@ func (o *Origins) middleware(next http.Handler) http.Handler {
 		case origin == "":
 			// A browser that says no Origin may still say Sec-Fetch-Site.
 			if err := o.csrf.Check(r); err != nil {
-				refuseOrigin(w, "another site")
+				l.refuse(w, r, refusedOrigin("another site"))
 				return
 			}
 		case sameOrigin(origin, r):
@@ -106,25 +105,25 @@ func (o *Origins) middleware(next http.Handler) http.Handler {
 				return
 			}
 		default:
-			refuseOrigin(w, fmt.Sprintf("%.100q", origin))
+			l.refuse(w, r, refusedOrigin(fmt.Sprintf("%.100q", origin)))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func refuseOrigin(w http.ResponseWriter, who string) {
-	problem.Write(w, protocol.Errorf(protocol.CodeForbidden, "pages of %s may not use this server; its allowed origins decide that", who))
+func refusedOrigin(who string) error {
+	return protocol.Errorf(protocol.CodeForbidden, "pages of %s may not use this server; its allowed origins decide that", who)
 }
 
 // hostGuard refuses requests that were meant for another host than this
 // machine or one of the allowed origins.
-func hostGuard(o *Origins, next http.Handler) http.Handler {
+func hostGuard(o *Origins, l *Limits, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, host := range hostsOf(r) {
 			// Browsers always name a host; some clients of HTTP/1.0 don't.
 			if host != "" && !loopbackHost(host) && !o.listed("http://"+host) && !o.listed("https://"+host) {
-				problem.Write(w, withStatus(protocol.Errorf(protocol.CodeForbidden,
+				l.refuse(w, r, withStatus(protocol.Errorf(protocol.CodeForbidden,
 					"this server is for this machine only, and %.100q is another name; it takes that name with an API key, or as an allowed origin", host),
 					http.StatusMisdirectedRequest))
 				return

@@ -14,7 +14,7 @@ import (
 
 // record writes an exchange to the audit log: what a known caller asked for,
 // and who was not let in. Scrapes of the metrics are no deed of anybody's.
-func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, status int, took time.Duration) {
+func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, status int, code protocol.Code, took time.Duration) {
 	if g.opts.Audit == nil || route == "GET /metrics" {
 		return
 	}
@@ -28,13 +28,7 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	case !x.known: // the page, health, and what is refused before anybody is asked who they are
 		return
 	}
-	e.Outcome = audit.OK
-	if status >= 400 {
-		e.Outcome = http.StatusText(status)
-		if status == statusClientGone {
-			e.Outcome = "client gone"
-		}
-	}
+	e.Outcome = outcome(status, code)
 	about(&e, r, x, route)
 	if len(x.watched) > 1 || e.Stream == "" {
 		for _, c := range x.watched {
@@ -44,6 +38,22 @@ func (g *Gateway) record(r *http.Request, x *exchangeRecord, route string, statu
 	by(&e, x.caller, x.known)
 	at(&e, x)
 	g.opts.Audit.Write(e)
+}
+
+// outcome says how a request went in the words in which commands and analyses
+// say it: the protocol's codes.
+func outcome(status int, code protocol.Code) string {
+	switch {
+	case status < 400:
+		return audit.OK
+	case status == statusClientGone:
+		return "client_gone"
+	case code != "":
+		return string(code)
+	case status >= 500: // what answers with no error of the protocol is a library
+		return string(protocol.CodeInternal)
+	}
+	return string(protocol.CodeInvalidRequest)
 }
 
 // about says what it was done to, by the resource's path, and by what the

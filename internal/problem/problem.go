@@ -31,7 +31,29 @@ func Write(w http.ResponseWriter, err error) {
 	if e.Code == protocol.CodeUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="athena"`)
 	}
+	note(w, e.Code)
 	w.WriteHeader(e.Status)
 	// Nobody is left to be told of an error here.
 	_, _ = w.Write(append(body, '\n'))
+}
+
+// A Noter is a http.ResponseWriter that is to know which error it answers with,
+// also where others are wrapped around it that have an Unwrap.
+type Noter interface {
+	// Problem is called before the header is written.
+	Problem(code protocol.Code)
+}
+
+func note(w http.ResponseWriter, code protocol.Code) {
+	for {
+		if n, ok := w.(Noter); ok {
+			n.Problem(code)
+			return
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
 }
