@@ -32,7 +32,8 @@ export class Status implements Disposable {
         break;
       case "end":
         if (!this.#work.delete(token)) return;
-        if (this.#work.size === 0) this.#say("$(eye)", p.message ?? "ready");
+        // "not analysed": the server says why in a message of its own, once.
+        if (this.#work.size === 0) this.#say(p.message?.startsWith("not ") ? "$(warning)" : "$(eye)", p.message ?? "ready");
         break;
     }
     if (this.#work.size > 0) this.#say("$(sync~spin)", `analysing\n${[...this.#work.values()].join("\n")}`);

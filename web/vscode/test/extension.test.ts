@@ -112,7 +112,9 @@ test("commands reach the server, and the item tells what it does", async (t) => 
   await w.until("work", () => w.item.tooltip === "Athena: analysing\nAthena: workspace");
   await w.run("athena.file", editor(3));
   await w.until("the end", () => w.item.tooltip === "Athena: 2 findings");
+  assert.equal(w.item.text, "$(eye) Athena");
   await w.run("athena.selected", editor(3));
+  await w.until("a failure", () => w.item.tooltip === "Athena: not analysed" && w.item.text === "$(warning) Athena");
   await w.run("athena.explainSelected", editor(4));
   const range = (line: number) => ({ start: { line, character: 1 }, end: { line: line + 1, character: 0 } });
   await w.until("the commands", () => notes(w).length >= 6);

@@ -9,6 +9,10 @@ const send = (message) => {
   process.stdout.write(`Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 };
 const progress = (value) => send({ method: "$/progress", params: { token: "t", value } });
+const begin = (title) => {
+  send({ id: "p", method: "window/workDoneProgress/create", params: { token: "t" } });
+  progress({ kind: "begin", title });
+};
 const answers = {
   initialize: ({ initializationOptions }) => {
     note({ options: initializationOptions });
@@ -16,10 +20,11 @@ const answers = {
   },
   "workspace/executeCommand": (params) => {
     note(params);
-    if (params.command === "athena.analyzeWorkspace") {
-      send({ id: "p", method: "window/workDoneProgress/create", params: { token: "t" } });
-      progress({ kind: "begin", title: "Athena: workspace" });
+    if (params.command === "athena.analyzeSelection") {
+      begin("Athena: x.go");
+      progress({ kind: "end", message: "not analysed" });
     }
+    if (params.command === "athena.analyzeWorkspace") begin("Athena: workspace");
     if (params.command === "athena.analyzeFile") progress({ kind: "end", message: "2 findings" });
     return "done";
   },
