@@ -99,7 +99,10 @@ func (k *Keyring) room(share bool) error {
 }
 
 // Share makes a token that reads one stream and nothing else, for a caller who
-// may. It ends with the key of the caller.
+// may. It ends with the key of the caller: when that is revoked or expires, but
+// not when it gets another secret. Secrets are replaced at regular times, which is
+// no reason to send viewers away; a key whose secret has leaked is to be revoked,
+// since whoever had it may have shared streams.
 func (k *Keyring) Share(ctx context.Context, by Identity, stream string, expiresIn time.Duration) (text string, info KeyInfo, err error) {
 	if expiresIn <= 0 || expiresIn > MaxShareAge {
 		return "", KeyInfo{}, protocol.Errorf(protocol.CodeInvalidRequest, "the token's life is %s; it must be up to %s", expiresIn, MaxShareAge)

@@ -302,6 +302,12 @@ func TestAShareTokenReadsOneStreamAndEndsWithTheKeyThatMadeIt(t *testing.T) {
 			t.Errorf("a token that is good for too long: %v", err)
 		}
 		_, ended := connect(t, a, token)
+		if _, _, err := k.Rotate(t.Context(), id, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := ended.Load(); got != 0 || refused(a, text) == "" || refused(a, token) != "" {
+			t.Errorf("whom a stream was shared with watches on when the key that did has another secret: its connection ended with %d; %q", got, refused(a, token))
+		}
 		if _, err := k.Revoke(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}

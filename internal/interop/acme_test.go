@@ -11,6 +11,7 @@ import (
 	"io"
 	"log" //nolint:depguard // Pebble takes no other logger
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -40,7 +41,6 @@ type authority struct {
 // 127.0.0.1.
 func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
 	t.Helper()
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	dns := freePort(t)
 	names, err := challtestsrv.New(challtestsrv.Config{DNSAddrs: []string{dns}, Log: log.New(io.Discard, "", 0)})
 	if err != nil {
@@ -85,15 +85,24 @@ func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
 	return a
 }
 
-// freePort is an address that nobody listens on.
+// freePort is an address that nobody listens on. Its port is below those that
+// outgoing connections get (from 32768 on), so that none of the tests beside
+// takes it before it is used.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 15000+mathrand.IntN(17000))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no free port was found")
+	return ""
 }
 
 func portOf(t *testing.T, addr string) int {
@@ -110,6 +119,7 @@ func portOf(t *testing.T, addr string) int {
 }
 
 func TestACertificateComesFromAnACMEAuthority(t *testing.T) {
+	t.Parallel()
 	for _, way := range []string{"TLS-ALPN-01", "HTTP-01"} {
 		t.Run(way, func(t *testing.T) {
 			ctx := within(t)

@@ -22,6 +22,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// Pebble waits at random before it looks at a challenge. That it is to do so at
+	// once is for the whole process, since tests run in parallel.
+	if err := os.Setenv("PEBBLE_VA_NOSLEEP", "1"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	// Pebble validates until the process ends.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"), goleak.Cleanup(func(code int) {
 		if err := os.RemoveAll(built); err != nil {
