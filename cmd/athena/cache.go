@@ -76,7 +76,7 @@ func openAnswers(ctx context.Context, n *node) (*answers, error) {
 	a.generation = cache.NewGeneration(ctx, cache.GenerationOptions{Mark: cacheMark{n.bus}, Made: made, Logger: n.log.With().Str("part", "cache").Logger(),
 		Changed: func() {
 			if a.memory != nil {
-a.memory.Clear()
+				a.memory.Clear()
 			}
 			a.tell()
 		}})

@@ -53,11 +53,12 @@ func TestTheOperatorClearsTheCacheAndARestartKeepsThat(t *testing.T) {
 	t.Parallel()
 	up := upstream(t, answer(0, "one"))
 	s := serve(t, openAIAt(up), "--hedge-after", "off")
+	const request = `{"code":"cleared","options":{"degrade":false}}`
 	ask := func(body string) string {
 		t.Helper()
 		return s.do("POST", "/v1/analyses?wait=20s", body).body
 	}
-	if got := ask(`{"code":"cleared"}`); !strings.Contains(got, `"text":"one"`) {
+	if got := ask(request); !strings.Contains(got, `"text":"one"`) {
 		t.Fatal(got)
 	}
 	first := s.generation()
@@ -69,7 +70,7 @@ func TestTheOperatorClearsTheCacheAndARestartKeepsThat(t *testing.T) {
 		t.Errorf("the generation is still %q", first)
 	}
 	up.Close() // nobody can be reached: the answer of before would be given, were it kept
-	if got := ask(`{"code":"cleared","options":{"degrade":false}}`); strings.Contains(got, `"text":"one"`) {
+	if got := ask(request); strings.Contains(got, `"text":"one"`) {
 		t.Errorf("the forgotten answer is given: %s", got)
 	}
 	s.stop()

@@ -2,15 +2,17 @@ import type { AnalysisRequest, AthenaEvent } from "./events.js";
 import { sha256 } from "./sha256.js";
 import { Transcript } from "./transcript.js";
 
-/** What was asked, where, and by whom. */
-export interface Asked { hub: string; identity: string; request: AnalysisRequest }
+/** What was asked, where, and by whom; and the hub's generation of cached answers then, "" where it wasn't known. */
+export interface Asked { hub: string; identity: string; request: AnalysisRequest; generation: string }
 
 /** Where finished answers are kept, so that an equal request needs no server. See `athena-client/cache`. */
 export interface AnswerStore {
-  /** A whole earlier answer to an equal request of the same caller. */
+  /** A whole earlier answer to an equal request of the same caller and generation; where that is "", of any. */
   find(asked: Asked): Promise<readonly AthenaEvent[] | undefined>;
   /** Takes an answer that may be given again. */
   keep(asked: Asked, answer: Transcript): Promise<void>;
+  /** Forgets the hub's answers of other generations. */
+  drop(hub: string, generation: string): Promise<void>;
 }
 
 /** Equal requests of one caller have equal keys. */
