@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/storage"
 	"github.com/chromedp/chromedp"
 
 	"github.com/athena-hub/athena/protocol"
@@ -135,28 +137,71 @@ func testClient(t *testing.T, chromium context.Context) {
 		p := openTab(t, chromium, h.url)
 		analyze := `(async () => {
 			const { Athena, AnswerCache } = await import("/client.js");
-			const run = new Athena({ cache: new AnswerCache(%s) }).analyze({ code: "package main", provider: "openai" });
+			const cache = new AnswerCache(%[1]s), kept = [];
+			const watched = { // tells when the answer that has come has been kept, or could not be
+				find: (asked) => cache.find(asked), drop: (...args) => cache.drop(...args),
+				keep: (...args) => { const done = cache.keep(...args); kept.push(done); return done; },
+			};
+			const run = new Athena({ cache: watched }).analyze({ code: "package main", provider: "openai", cache: %[2]q });
 			await run.finished();
-			await new Promise((resolve) => { setTimeout(resolve, 100); }); // it is kept meanwhile
+			await new Promise((resolve) => { setTimeout(resolve); });
+			await Promise.all(kept);
 			return { text: run.text(), cached: run.terminal().data.cached, findings: run.findings() };
 		})()`
 		type outcome struct {
 			Text   string
 			Cached bool
 		}
-		for i, want := range []struct {
-			options string
-			cached  bool
-		}{{`{}`, false}, {`{}`, true}, {`{ maxAgeMs: 0 }`, false}} {
-			if got := get[outcome](p, fmt.Sprintf(analyze, want.options)); got != (outcome{a.text, want.cached}) {
-				t.Errorf("time %d: %+v, want cached %v", i+1, got, want.cached)
+		asked := 0
+		check := func(what, options, mode string, cached bool) {
+			t.Helper()
+			if got := get[outcome](p, fmt.Sprintf(analyze, options, mode)); got != (outcome{a.text, cached}) {
+				t.Errorf("%s: %+v, want cached %v", what, got, cached)
+			}
+			if !cached {
+				asked++
+			}
+			if got := h.upstream.script.Count(); got != asked {
+				t.Errorf("%s: the model was asked %d times, want %d", what, got, asked)
 			}
 			p.do(chromedp.Navigate(h.url + "/"))
 		}
-		if got := h.upstream.script.Count(); got != 2 {
-			t.Errorf("the model was asked %d times, want 2", got)
+		check("the first time", `{}`, "use", false)
+		check("the second time", `{}`, "use", true)
+		check("too old", `{ maxAgeMs: 0 }`, "use", false)
+
+		check("too old, once more", `{}`, "use", true)
+		h.clearCache(t)
+		check("after that", `{}`, "use", false)
+		check("after that, again", `{}`, "use", true)
+
+		quota := func(bytes float64) {
+			t.Helper()
+			if _, err := chromedp.Call(p.ctx, storage.OverrideQuotaForOrigin, storage.OverrideQuotaForOriginParams{Origin: h.url, QuotaSize: &bytes}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		quota(1)
+		check("without room, anew", `{}`, "refresh", false)
+		check("what was there could not be replaced", `{}`, "use", false)
+		quota(1 << 30)
 	})
+}
+
+// clearCache has the hub forget the answers that anybody keeps.
+func (h *hub) clearCache(t *testing.T) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, h.url+"/v1/cache", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("DELETE /v1/cache: %s, %v", res.Status, err)
+	}
 }
 
 // testSevenTabs has more tabs than a browser gives a host connections, behind a

@@ -93,8 +93,7 @@ export class AnswerCache implements AnswerStore {
   /** Keeps an answer, in the place of those that were not used for the longest time. */
   async #keep(key: string, asked: Asked, events: readonly AthenaEvent[]): Promise<void> {
     const size = JSON.stringify(events).length;
-    if (size > this.#maxSize) return;
-    await this.#quietly(async () => {
+    const kept = size <= this.#maxSize && await this.#quietly(async () => {
       try {
         await this.#put(key, asked, events, size, this.#maxSize);
       } catch (e) { // the disk is full: perhaps half of it is enough
@@ -102,7 +101,9 @@ export class AnswerCache implements AnswerStore {
         await this.#evict(this.#maxSize / 2);
         await this.#put(key, asked, events, size, this.#maxSize / 2);
       }
+      return true;
     });
+    if (!kept) await this.#delete(key); // an earlier answer must not outlive the one that was to replace it
   }
 
   async #delete(key: string): Promise<void> {

@@ -157,9 +157,11 @@ test("a full disk loses older answers, and is no error", async (t) => {
   assert.ok(await cache.find(asked("b")), "kept at the second try");
   full = 1000;
   await cache.keep(asked("c"), answer(20));
+  await cache.keep(asked("a"), answer(30));
   full = 0;
   fill.mock.restore();
   assert.equal(await cache.find(asked("c")), undefined);
+  assert.equal(await cache.find(asked("a")), undefined, "an answer that could not be replaced is given no more");
   assert.ok(await cache.find(asked("b")));
 });
 
