@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/storage"
 	"github.com/chromedp/chromedp"
 
 	"github.com/athena-hub/athena/protocol"
@@ -65,7 +64,7 @@ func testClient(t *testing.T, chromium context.Context) {
 		net := newCutter(t, h.url)
 		id := h.startModel(t.Context(), t)
 		// By itself it would come back in two minutes.
-		c := watchByClient(t, openTab(t, chromium, net.url, brokenRequest, brokenWebSocket), id, `{ backoff: { baseMs: 120_000, maxMs: 120_000, random: () => 0.99 } }`)
+		c := watchByClient(t, openTab(t, chromium, net.url, brokenRequest, brokenWebSocket), id, `{ backoff: { baseMs: 12_000, maxMs: 12_000, random: () => 0.99 } }`)
 		c.reaches("websocket", 1)
 		c.online(false)
 		net.aim("")
@@ -175,16 +174,35 @@ func testClient(t *testing.T, chromium context.Context) {
 		check("after that", `{}`, "use", false)
 		check("after that, again", `{}`, "use", true)
 
-		quota := func(bytes float64) {
-			t.Helper()
-			if _, err := chromedp.Call(p.ctx, storage.OverrideQuotaForOrigin, storage.OverrideQuotaForOriginParams{Origin: h.url, QuotaSize: &bytes}); err != nil {
-				t.Fatal(err)
-			}
+		// A storage bucket is what the browser holds to a quota; that of an origin is
+		// as large as the disk.
+		const small = `{ indexedDB: (await navigator.storageBuckets.open("small", { quota: 2_000 })).indexedDB, name: "n" }`
+		full := get[string](p, `(async () => {
+			const { AnswerCache } = await import("/client.js");
+			const { indexedDB } = `+small+`;
+			await new AnswerCache(`+small+`).clear(); // makes the stores
+			const db = await new Promise((resolve, reject) => {
+				const r = indexedDB.open("n");
+				r.onsuccess = () => { resolve(r.result); };
+				r.onerror = () => { reject(r.error); };
+			});
+			const error = await new Promise((resolve) => {
+				const tx = db.transaction("answers", "readwrite");
+				tx.objectStore("answers").put("x".repeat(1 << 20), "large");
+				tx.oncomplete = () => { resolve("none"); };
+				tx.onabort = () => { resolve(tx.error.name); };
+			});
+			db.close();
+			return error;
+		})()`)
+		if full != "QuotaExceededError" {
+			t.Errorf("what is too large for the bucket is refused with %q", full)
 		}
-		quota(1)
-		check("without room, anew", `{}`, "refresh", false)
-		check("what was there could not be replaced", `{}`, "use", false)
-		quota(1 << 30)
+		check("without room", small, "use", false)
+		check("without room, again", small, "use", false)
+		roomy := strings.NewReplacer("small", "roomy", "2_000", "100_000_000").Replace(small)
+		check("with room", roomy, "use", false)
+		check("with room, again", roomy, "use", true)
 	})
 }
 
