@@ -73,6 +73,8 @@ func TestTheOperatorClearsTheCacheAndARestartKeepsThat(t *testing.T) {
 	if got := ask(request); strings.Contains(got, `"text":"one"`) {
 		t.Errorf("the forgotten answer is given: %s", got)
 	}
+	key := s.createKey(only("", "analyze", "read", "cancel", "providers"))
+	wantProblem(t, s.do("DELETE", "/v1/cache", "", authorization(key.Key)...), 403, protocol.CodeForbidden)
 	s.stop()
 	s.start()
 	if got := s.generation(); got != second {
