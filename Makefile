@@ -16,6 +16,7 @@ COUNT        ?= 1
 FUZZTIME     ?= 1m
 TORTURE_TIME ?= 10m
 FAULT_RUNS ?= 20000
+SDK_RUNS ?= 2000
 TORTURE_SEED ?=
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -110,11 +111,13 @@ micro: ## Run the benchmarks of single functions (BENCH=, COUNT= and OLD= as abo
 	@if [[ -n "$(OLD)" ]]; then $(TOOL) benchstat "$(OLD)" .tmp/micro.txt; fi
 
 .PHONY: torture
-torture: ## Torture for long (TORTURE_TIME=10m, TORTURE_SEED= repeats a run; FAULT_RUNS=20000 of random faults)
-	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestTorture' . | xargs -r -n1 dirname | sort -u)
-	[[ -n "$$packages" ]] || { echo "no test named TestTorture… here" >&2; exit 1; }
-	ATHENA_TORTURE_TIME=$(TORTURE_TIME) ATHENA_TORTURE_SEED=$(TORTURE_SEED) \
-		go test -race -count=1 -v -timeout=0 -run '^TestTorture' $$packages
+torture: npm ## Torture for long (TORTURE_TIME=10m, TORTURE_SEED= repeats a run; FAULT_RUNS=20000 of random faults, SDK_RUNS=2000)
+	@for module in . $(MODULES); do
+		packages=$$(cd "$$module" && grep -rl --include='*_test.go' $(addprefix --exclude-dir=,node_modules $(notdir $(MODULES))) '^func TestTorture' . | xargs -r -n1 dirname | sort -u)
+		[[ -n "$$packages" ]] || { echo "no test named TestTorture… in $$module" >&2; exit 1; }
+		(cd "$$module" && ATHENA_TORTURE_TIME=$(TORTURE_TIME) ATHENA_TORTURE_SEED=$(TORTURE_SEED) ATHENA_SDK_RUNS=$(SDK_RUNS) \
+			go test -race -count=1 -v -timeout=0 -run '^TestTorture' $$packages)
+	done
 	ATHENA_FAULT_RUNS=$(FAULT_RUNS) go test -race -count=1 -v -timeout=0 -run '^TestNoSequenceOfFaults' ./internal/analysis | grep -v '^ *[=-]\+ '
 
 .PHONY: fuzz

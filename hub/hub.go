@@ -118,8 +118,12 @@ type Options struct {
 	// Viewers counts the clients that watch a stream on other nodes; nil where
 	// there are none. It may take some hundred milliseconds.
 	Viewers func(ctx context.Context, stream string) int
-	Metrics Metrics
-	Logger  zerolog.Logger
+	// CacheGeneration is what clients are told of answers that they keep; nil for
+	// nothing. When it changes, call TellCacheGeneration. It returns
+	// letters and digits, at once.
+	CacheGeneration func() string
+	Metrics         Metrics
+	Logger          zerolog.Logger
 }
 
 func (o Options) withDefaults() Options {
@@ -136,6 +140,9 @@ func (o Options) withDefaults() Options {
 	o.MaxStreams = cmp.Or(o.MaxStreams, 64)
 	o.MaxConnections = cmp.Or(o.MaxConnections, 15_000)
 	o.MaxCommandBytes = cmp.Or(o.MaxCommandBytes, 5<<18)
+	if o.CacheGeneration == nil {
+		o.CacheGeneration = func() string { return "" }
+	}
 	if o.Commands == nil {
 		o.Commands = noCommands{}
 	}
@@ -362,9 +369,38 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// TellCacheGeneration tells all who are connected which generation of cached
+// answers is good now. Polls tell it with their answers.
+func (h *Hub) TellCacheGeneration() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.sessions {
+		if s.tellGeneration() {
+			s.wake()
+		}
+	}
+}
+
+// tellGeneration queues the generation, if the client doesn't know it. The hub's
+// mu is held; the caller wakes the session.
+func (s *session) tellGeneration() bool {
+	g := s.hub.opts.CacheGeneration()
+	if g == s.generation {
+		return false
+	}
+	s.generation = g
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return false
+	}
+	s.outbox = append(s.outbox, s.link.cacheMessage(g))
+	return true
+}
+
 // welcome is the first thing a client hears. On a WebSocket it has a type.
 func (h *Hub) welcome(typ string) []byte {
-	b, err := json.Marshal(protocol.Welcome{Type: typ, Node: h.opts.Node, HeartbeatMS: h.opts.Heartbeat.Milliseconds(), MaxStreams: h.opts.MaxStreams})
+	b, err := json.Marshal(protocol.Welcome{Type: typ, Node: h.opts.Node, HeartbeatMS: h.opts.Heartbeat.Milliseconds(), MaxStreams: h.opts.MaxStreams, Cache: h.opts.CacheGeneration()})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

@@ -93,7 +93,7 @@ func (h *Hub) ServeLongPoll(w http.ResponseWriter, r *http.Request, cursors []pr
 		head.Set("Connection", "close")
 		head.Set("Retry-After", strconv.FormatInt(int64((move+time.Second-1)/time.Second), 10))
 	}
-	sc.buf = appendPoll(sc.buf[:0], &sc.batch, subs, single, move)
+	sc.buf = appendPoll(sc.buf[:0], &sc.batch, subs, single, move, h.opts.CacheGeneration())
 	head.Set("Content-Type", "application/json")
 	head.Set("Cache-Control", "no-store")
 	head.Set("Content-Length", strconv.Itoa(len(sc.buf)))
@@ -170,7 +170,7 @@ func (h *Hub) pollEvents(ctx context.Context, b *batch, subs []*subscription, p 
 
 // appendPoll appends a protocol.Poll. Its events are forwarded as they are. Where
 // move is not 0 the client is told to ask again after that time, and not before.
-func appendPoll(buf []byte, b *batch, subs []*subscription, single bool, move time.Duration) []byte {
+func appendPoll(buf []byte, b *batch, subs []*subscription, single bool, move time.Duration, generation string) []byte {
 	buf = append(buf, `{"events":[`...)
 	for i := range b.items {
 		if i > 0 {
@@ -189,6 +189,9 @@ func appendPoll(buf []byte, b *batch, subs []*subscription, single bool, move ti
 	if move > 0 {
 		buf = append(buf, `,"retry_after_ms":`...)
 		buf = strconv.AppendInt(buf, move.Milliseconds(), 10)
+	}
+	if generation != "" {
+		buf = strconv.AppendQuote(append(buf, `,"cache":`...), generation)
 	}
 	return append(buf, "}\n"...)
 }

@@ -18,6 +18,9 @@ import (
 type link interface {
 	// appendControl appends a message that is no event.
 	appendControl(buf, msg []byte) []byte
+	// cacheMessage is what appendControl takes to tell of another generation of
+	// cached answers. Unlike the others it may be called by anybody.
+	cacheMessage(generation string) []byte
 	// appendEvents appends b as one message.
 	appendEvents(buf []byte, b *batch) []byte
 	// appendBeats appends what tells the client that the server is there, or
@@ -76,6 +79,10 @@ type session struct {
 	lastRead  atomic.Int64 // the same, of anything from the client; 0 where that can't be seen
 	busy      atomic.Bool  // a command is being done, and nothing is read
 
+	// Guarded by the hub's mu: the generation of cached answers that the client
+	// has been told.
+	generation string
+
 	// Owned by the hub's heart.
 	asked time.Duration // when the client was last asked for a sign of life, by sinceStart
 
@@ -94,7 +101,7 @@ type session struct {
 // newSession returns a session that doesn't run yet: wakes are remembered until
 // start. Whoever finds that it can't start only calls cancel.
 func (h *Hub) newSession(ctx context.Context, transport string) *session {
-	s := &session{hub: h, transport: transport, caller: h.credential(ctx), done: make(chan struct{})}
+	s := &session{hub: h, transport: transport, caller: h.credential(ctx), done: make(chan struct{}), generation: h.opts.CacheGeneration()}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.lastWrite.Store(int64(sinceStart()))
 	s.state.Store(writerRuns)
@@ -121,6 +128,7 @@ func (s *session) start(w wire, l link, first []byte, subs []*subscription, read
 		return false
 	}
 	h.sessions[s] = struct{}{}
+	s.tellGeneration() // where it has changed since newSession
 	s.closed = h.opened(s.transport)
 	if h.draining.Load() { // since it was admitted
 		s.mu.Lock()

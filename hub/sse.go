@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -214,6 +215,17 @@ func (l *sseLink) closeChunk(buf []byte, from int) []byte {
 func (l *sseLink) appendControl(buf, frame []byte) []byte {
 	from := len(buf)
 	return l.closeChunk(append(l.openChunk(buf), frame...), from)
+}
+
+// cacheMessage has no id, so that the client's cursor stays.
+func (*sseLink) cacheMessage(generation string) []byte {
+	data, err := json.Marshal(struct {
+		Cache string `json:"cache"`
+	}{generation})
+	if err != nil {
+		panic(err) // a string
+	}
+	return protocol.AppendSSE(nil, nil, protocol.MessageCache, data)
 }
 
 func (l *sseLink) appendEvents(buf []byte, b *batch) []byte {

@@ -273,6 +273,10 @@ func (*wsLink) appendControl(buf, msg []byte) []byte {
 	return append(appendFrame(buf, len(msg)), msg...)
 }
 
+func (*wsLink) cacheMessage(generation string) []byte {
+	return (&protocol.Message{Type: protocol.MessageCache, Cache: generation}).JSON()
+}
+
 func (*wsLink) appendPong(buf, payload []byte) []byte {
 	const finPong = 0x8a // RFC 6455, section 5.5.3
 	return append(append(buf, finPong, byte(len(payload))), payload...)

@@ -100,6 +100,8 @@ const (
 	MessageReconnect    = "reconnect"
 	MessageHeartbeat    = "heartbeat"
 	MessagePong         = "pong"
+	// MessageCache tells of another generation of cached answers.
+	MessageCache = "cache"
 )
 
 // A Message is what a server says on a WebSocket beside events. Which fields
@@ -114,6 +116,8 @@ type Message struct {
 	AfterMS *int64 `json:"after_ms,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	Error   *Error `json:"error,omitempty"`
+	// Cache is the generation that a MessageCache tells of.
+	Cache string `json:"cache,omitempty"`
 }
 
 // JSON encodes m.
@@ -132,6 +136,9 @@ type Welcome struct {
 	Node        string `json:"node"`
 	HeartbeatMS int64  `json:"heartbeat_ms"`
 	MaxStreams  int    `json:"max_streams"`
+	// Cache is the generation of cached answers: those of another one are not to
+	// be given any more. "" where nothing is said of it.
+	Cache string `json:"cache,omitempty"`
 }
 
 // Poll is the answer to a long-poll.
@@ -145,6 +152,8 @@ type Poll struct {
 	// RetryAfterMS is when to ask next, in milliseconds, where the node shuts down
 	// and another one is to be asked; 0 for at once.
 	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
+	// Cache is as in Welcome.
+	Cache string `json:"cache,omitempty"`
 }
 
 // Negotiation is the answer of POST /v1/negotiate.
@@ -156,6 +165,8 @@ type Negotiation struct {
 	HeartbeatMS    int64            `json:"heartbeat_ms"`
 	ProbeTimeoutMS int64            `json:"probe_timeout_ms"`
 	MaxStreams     int              `json:"max_streams"`
+	// Cache is as in Welcome.
+	Cache string `json:"cache,omitempty"`
 }
 
 // The names of the transports.

@@ -7,3 +7,6 @@ func AppendString(b []byte, s string) []byte {
 	b = appendEscaped(b, s)
 	return append(b, '"')
 }
+
+// Canonical is the form of r whose digest is its CacheKey.
+func Canonical(r *Request) []byte { return canonical(r) }

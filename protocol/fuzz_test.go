@@ -325,3 +325,27 @@ func FuzzTranscriptApply(f *testing.F) {
 		}
 	})
 }
+
+// A request that is written and read again is equal to itself, and its form
+// begins with what tells it from later ones.
+func FuzzCacheKey(f *testing.F) {
+	f.Add([]byte(`{"code":"x","options":{"temperature":1e-7,"hedge":false}}`))
+	f.Add([]byte(`{"code":"\ud800","analysis":"custom","prompt":"why","cache":"bypass","orphan_timeout":"3s"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := protocol.ParseRequest(b)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := protocol.ParseRequest(again)
+		if err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+		if x, y := protocol.Canonical(r), protocol.Canonical(s); !bytes.Equal(x, y) || !bytes.HasPrefix(x, []byte("athena.v1\n")) {
+			t.Fatalf("%q, and written and read again %q", x, y)
+		}
+	})
+}

@@ -446,6 +446,29 @@ func TestVectorsOfRequests(t *testing.T) {
 	}
 }
 
+func TestVectorsOfCacheKeys(t *testing.T) {
+	var v []struct {
+		Name      string `json:"name"`
+		JSON      string `json:"json"`
+		Canonical string `json:"canonical"`
+		Key       string `json:"key"`
+	}
+	vectors(t, "cachekeys.json", &v)
+	for _, c := range v {
+		r, err := protocol.ParseRequest([]byte(c.JSON))
+		if err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+			continue
+		}
+		if got := string(protocol.Canonical(r)); got != c.Canonical {
+			t.Errorf("%s: the form is\n%q, want\n%q", c.Name, got, c.Canonical)
+		}
+		if got := protocol.CacheKey(r); got != c.Key {
+			t.Errorf("%s: the key is %s, want %s", c.Name, got, c.Key)
+		}
+	}
+}
+
 func TestVectorsOfTranscripts(t *testing.T) {
 	type holds struct {
 		Cursor    uint64          `json:"cursor"`

@@ -270,7 +270,7 @@ func (l *wsConn) next() (delivery, error) {
 	}
 	switch m.Type {
 	case protocol.MessageWelcome, protocol.MessageAccepted, protocol.MessageSubscribed, protocol.MessageUnsubscribed,
-		protocol.MessageError, protocol.MessageReconnect, protocol.MessageHeartbeat, protocol.MessagePong:
+		protocol.MessageError, protocol.MessageReconnect, protocol.MessageHeartbeat, protocol.MessagePong, protocol.MessageCache:
 		return delivery{message: m}, nil
 	}
 	events, err := parseEvents([]json.RawMessage{b})

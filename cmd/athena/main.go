@@ -36,6 +36,7 @@ type commands struct {
 	Analyze analyzeCommand `cmd:"" help:"Analyse a file and show the answer as it comes."`
 	LSP     lspCommand     `cmd:"" name:"lsp" help:"Be a language server: findings in an editor while it is typed in."`
 	Keys    keysCommand    `cmd:"" help:"Make, show and end API keys."`
+	Cache   cacheCommand   `cmd:"" help:"Forget the answers that are kept."`
 	Cluster clusterCommand `cmd:"" help:"Show and tend a cluster of nodes."`
 	Version versionCommand `cmd:"" help:"Tell the version."`
 }

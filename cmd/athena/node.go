@@ -14,7 +14,6 @@ import (
 	"github.com/athena-hub/athena/internal/analysis"
 	"github.com/athena-hub/athena/internal/auth"
 	"github.com/athena-hub/athena/internal/backbone"
-	"github.com/athena-hub/athena/internal/cache"
 	"github.com/athena-hub/athena/internal/cluster"
 	"github.com/athena-hub/athena/internal/config"
 	"github.com/athena-hub/athena/internal/gateway"
@@ -42,6 +41,7 @@ type node struct {
 	feeds       *hub.Feeds
 	streams     *stream.Node
 	upstreams   *upstreams
+	answers     *answers
 	keys        *providerKeys
 	checkups    *checkups
 	analyses    *analysis.Service
@@ -73,6 +73,9 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		return nil, err
 	}
 	if n.upstreams, err = newUpstreams(cfg); err != nil {
+		return nil, err
+	}
+	if n.answers, err = openAnswers(ctx, n); err != nil {
 		return nil, err
 	}
 	keyLog := log.With().Str("part", "keys").Logger()
@@ -111,8 +114,11 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
 		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens}, SharedLimits: newSharedTokens(cfg, n.limits.redis),
-		Keys: n.bus, Cache: answers(cfg),
+		Keys:   n.bus,
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger(), n.edge},
+	}
+	if n.answers.memory != nil {
+		o.Cache = n.answers.memory
 	}
 	if cfg.Clustered() {
 		o.Sharing, o.HandOver = sharing{n.bus}, cfg.Takeover
@@ -190,14 +196,6 @@ func (n *node) others() int {
 // those who failed together don't come back together.
 const jitter = 0.2
 
-// answers keeps whole answers; nil where none are to be kept.
-func answers(cfg *config.Serve) analysis.Cache {
-	if cfg.CacheBytes == 0 {
-		return nil
-	}
-	return cache.NewMemory(cache.Options{MaxBytes: int64(cfg.CacheBytes), MaxAge: cfg.CacheAge})
-}
-
 // recovery is what follows errors, where the configuration says so.
 func recovery(cfg *config.Serve) map[protocol.Code]analysis.Strategy {
 	m := make(map[protocol.Code]analysis.Strategy, len(cfg.Recovery))
@@ -225,13 +223,17 @@ func (n *node) serveHTTP(ctx context.Context) error {
 		MaxStreams: cfg.MaxStreams, MaxConnections: cfg.MaxConnections,
 		MaxCommandBytes: gateway.MaxRequestBytes(int64(cfg.MaxCodeBytes)),
 		Admit:           n.limits.gateway.Admit, Allow: n.limits.gateway.Allow,
-		Commands: commands, Credential: credential, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), Metrics: metrics,
+		Commands: commands, Credential: credential, AllowOrigin: origins.Allowed, Viewers: n.viewersElsewhere(), CacheGeneration: n.answers.generation.Name, Metrics: metrics,
 		Logger: n.log.With().Str("part", "hub").Logger(),
 	})
 	commands.Metadata = n.hub.Metadata
+	n.answers.tell = n.hub.TellCacheGeneration
+	if err := n.answers.run(n.bus); err != nil {
+		return err
+	}
 	g, err := gateway.New(gateway.Options{
 		Analyses: n.jobs, Streams: n.hub, Auth: callers, Origins: origins, Limits: n.limits.gateway,
-		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeAll, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
+		Providers: n.listProviders, ProviderKeys: n.keys, Ready: n.ready, Cluster: n.describeAll, Cache: n.answers.generation, Forget: n.forgetter(), Keys: n.keyring, MetricsHandler: metrics.Handler(), Page: web.FS(), Metrics: metrics,
 		Logger:  n.log.With().Str("part", "http").Logger(),
 		Proxies: n.edge.proxies, Audit: n.edge.audit, HSTS: cfg.HSTSMaxAge,
 		LoopbackOnly: cfg.Loopback() && !callers.Required(),
@@ -306,6 +308,9 @@ func (n *node) close(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 		defer cancel()
 		errs = append(errs, f(ctx))
+	}
+	if n.answers != nil {
+		n.answers.close()
 	}
 	if n.hub != nil {
 		n.hub.Close()

@@ -65,7 +65,7 @@ func (j *job) keep(d *drive, completed *protocol.Completed) {
 	}
 	j.s.opts.Cache.Put(cache.Key(j.cacheKey), &cache.Answer{
 		Parts: d.answer.said.end(), FinishReason: completed.FinishReason, Provider: completed.Provider, Model: completed.Model,
-		Usage: completed.Usage, At: time.Now(),
+		Usage: completed.Usage, Began: j.info.Started, At: time.Now(),
 	})
 }
 

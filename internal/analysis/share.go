@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
+	"fmt"
 	"sync"
 	"time"
 
@@ -20,25 +20,18 @@ type shareKey [sha256.Size]byte
 
 // shareKeyOf returns the key of a valid request: share is the one by which
 // others join it, keep the one by which its answer is cached.
-func shareKeyOf(r *protocol.Request, owner string) (share, keep shareKey, err error) {
+func shareKeyOf(r *protocol.Request, owner string) (share, keep shareKey) {
 	if r.Cache == protocol.CacheBypass {
-		return shareKey{}, shareKey{}, nil
+		return shareKey{}, shareKey{}
 	}
-	same := *r
-	same.OrphanTimeout = 0 // how long to go on without viewers changes no answer
-	same.Cache = protocol.CacheUse
-	b, err := json.Marshal(struct {
-		Owner   string
-		Request *protocol.Request
-	}{owner, &same})
-	if err != nil {
-		return shareKey{}, shareKey{}, err
-	}
-	keep = sha256.Sum256(b)
+	h := sha256.New()
+	// The length keeps the owner and the key apart. A hash takes everything.
+	_, _ = fmt.Fprintf(h, "%d %s %s", len(owner), owner, protocol.CacheKey(r))
+	h.Sum(keep[:0])
 	if r.Cache == protocol.CacheUse {
 		share = keep
 	}
-	return share, keep, nil
+	return share, keep
 }
 
 // Sharing lets requests join jobs of other nodes. Its methods may be called

@@ -26,8 +26,8 @@ type Answer struct {
 	// FinishReason, Provider, Model and Usage are as in its completed event.
 	FinishReason, Provider, Model string
 	Usage                         *protocol.Usage
-	// At is when it was whole.
-	At time.Time
+	// Began is when it was asked for, and At when it was whole.
+	Began, At time.Time
 }
 
 // A Part is text of one kind, or, where Finding is set, a finding.
@@ -77,6 +77,7 @@ type Memory struct {
 	entries map[Key]*list.Element // guarded by mu
 	used    list.List             // guarded by mu: of *entry, the newest use first
 	bytes   int64                 // guarded by mu
+	cleared time.Time             // guarded by mu: what was asked for before isn't kept
 }
 
 type entry struct {
@@ -118,7 +119,7 @@ func (m *Memory) Put(key Key, a *Answer) {
 	if e, ok := m.entries[key]; ok {
 		m.remove(e)
 	}
-	if size > m.opts.MaxBytes/4 {
+	if size > m.opts.MaxBytes/4 || a.Began.Before(m.cleared) {
 		return
 	}
 	m.entries[key] = m.used.PushFront(&entry{key, a, size})
@@ -126,6 +127,16 @@ func (m *Memory) Put(key Key, a *Answer) {
 	for m.bytes > m.opts.MaxBytes {
 		m.remove(m.used.Back())
 	}
+}
+
+// Clear forgets all answers, also those that are being given now.
+func (m *Memory) Clear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cleared = time.Now()
+	clear(m.entries)
+	m.used.Init()
+	m.bytes = 0
 }
 
 // remove is called with mu held.

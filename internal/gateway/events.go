@@ -205,6 +205,9 @@ func (g *Gateway) negotiate(w http.ResponseWriter, r *http.Request) {
 	}
 	n := protocol.Negotiation{Protocol: protocol.Version, Transports: []protocol.TransportOffer{}, HeartbeatMS: g.opts.Heartbeat.Milliseconds(),
 		ProbeTimeoutMS: g.opts.ProbeTimeout.Milliseconds(), MaxStreams: g.opts.MaxStreams}
+	if g.opts.Cache != nil {
+		n.Cache = g.opts.Cache.Name()
+	}
 	for _, name := range g.opts.Transports {
 		if canCarry(r, name) {
 			n.Transports = append(n.Transports, protocol.TransportOffer{Name: name, URL: transportURLs[name]})

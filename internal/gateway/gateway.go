@@ -88,6 +88,9 @@ type Options struct {
 	// Keys makes and ends API keys, and tokens that share a stream; nil where there
 	// is no store for them.
 	Keys Keys
+	// Cache answers DELETE /v1/cache, and what clients are told of it; nil for
+	// nothing.
+	Cache CacheGeneration
 	// Forget takes a node that is gone for good out of the store's majority;
 	// nil where there is no store to do that for.
 	Forget func(ctx context.Context, node string) error
@@ -209,6 +212,9 @@ func New(o Options) (*Gateway, error) {
 	private("GET /v1/providers", false, needs(auth.ScopeProviders, g.providers))
 	private("GET /v1/cluster", false, needs(auth.ScopeAdmin, g.cluster))
 	private("DELETE /v1/cluster/nodes/{name}", false, needs(auth.ScopeAdmin, g.forget))
+	if o.Cache != nil {
+		private("DELETE /v1/cache", false, needs(auth.ScopeAdmin, g.clearCache))
+	}
 	if o.Keys != nil {
 		g.mountKeys(private)
 	}

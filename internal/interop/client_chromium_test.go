@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func testClient(t *testing.T, chromium context.Context) {
 		net := newCutter(t, h.url)
 		id := h.startModel(t.Context(), t)
 		// By itself it would come back in two minutes.
-		c := watchByClient(t, openTab(t, chromium, net.url, brokenRequest, brokenWebSocket), id, `{ backoff: { baseMs: 120_000, maxMs: 120_000, random: () => 0.99 } }`)
+		c := watchByClient(t, openTab(t, chromium, net.url, brokenRequest, brokenWebSocket), id, `{ backoff: { baseMs: 12_000, maxMs: 12_000, random: () => 0.99 } }`)
 		c.reaches("websocket", 1)
 		c.online(false)
 		net.aim("")
@@ -135,28 +136,90 @@ func testClient(t *testing.T, chromium context.Context) {
 		p := openTab(t, chromium, h.url)
 		analyze := `(async () => {
 			const { Athena, AnswerCache } = await import("/client.js");
-			const run = new Athena({ cache: new AnswerCache(%s) }).analyze({ code: "package main", provider: "openai" });
+			const cache = new AnswerCache(%[1]s), kept = [];
+			const watched = { // tells when the answer that has come has been kept, or could not be
+				find: (asked) => cache.find(asked), drop: (...args) => cache.drop(...args),
+				keep: (...args) => { const done = cache.keep(...args); kept.push(done); return done; },
+			};
+			const run = new Athena({ cache: watched }).analyze({ code: "package main", provider: "openai", cache: %[2]q });
 			await run.finished();
-			await new Promise((resolve) => { setTimeout(resolve, 100); }); // it is kept meanwhile
+			await new Promise((resolve) => { setTimeout(resolve); });
+			await Promise.all(kept);
 			return { text: run.text(), cached: run.terminal().data.cached, findings: run.findings() };
 		})()`
 		type outcome struct {
 			Text   string
 			Cached bool
 		}
-		for i, want := range []struct {
-			options string
-			cached  bool
-		}{{`{}`, false}, {`{}`, true}, {`{ maxAgeMs: 0 }`, false}} {
-			if got := get[outcome](p, fmt.Sprintf(analyze, want.options)); got != (outcome{a.text, want.cached}) {
-				t.Errorf("time %d: %+v, want cached %v", i+1, got, want.cached)
+		asked := 0
+		check := func(what, options, mode string, cached bool) {
+			t.Helper()
+			if got := get[outcome](p, fmt.Sprintf(analyze, options, mode)); got != (outcome{a.text, cached}) {
+				t.Errorf("%s: %+v, want cached %v", what, got, cached)
+			}
+			if !cached {
+				asked++
+			}
+			if got := h.upstream.script.Count(); got != asked {
+				t.Errorf("%s: the model was asked %d times, want %d", what, got, asked)
 			}
 			p.do(chromedp.Navigate(h.url + "/"))
 		}
-		if got := h.upstream.script.Count(); got != 2 {
-			t.Errorf("the model was asked %d times, want 2", got)
+		check("the first time", `{}`, "use", false)
+		check("the second time", `{}`, "use", true)
+		check("too old", `{ maxAgeMs: 0 }`, "use", false)
+
+		check("too old, once more", `{}`, "use", true)
+		h.clearCache(t)
+		check("after that", `{}`, "use", false)
+		check("after that, again", `{}`, "use", true)
+
+		// A storage bucket is what the browser holds to a quota; that of an origin is
+		// as large as the disk.
+		const small = `{ indexedDB: (await navigator.storageBuckets.open("small", { quota: 2_000 })).indexedDB, name: "n" }`
+		full := get[string](p, `(async () => {
+			const { AnswerCache } = await import("/client.js");
+			const { indexedDB } = `+small+`;
+			await new AnswerCache(`+small+`).clear(); // makes the stores
+			const db = await new Promise((resolve, reject) => {
+				const r = indexedDB.open("n");
+				r.onsuccess = () => { resolve(r.result); };
+				r.onerror = () => { reject(r.error); };
+			});
+			const error = await new Promise((resolve) => {
+				const tx = db.transaction("answers", "readwrite");
+				tx.objectStore("answers").put("x".repeat(1 << 20), "large");
+				tx.oncomplete = () => { resolve("none"); };
+				tx.onabort = () => { resolve(tx.error.name); };
+			});
+			db.close();
+			return error;
+		})()`)
+		if full != "QuotaExceededError" {
+			t.Errorf("what is too large for the bucket is refused with %q", full)
 		}
+		check("without room", small, "use", false)
+		check("without room, again", small, "use", false)
+		roomy := strings.NewReplacer("small", "roomy", "2_000", "100_000_000").Replace(small)
+		check("with room", roomy, "use", false)
+		check("with room, again", roomy, "use", true)
 	})
+}
+
+// clearCache has the hub forget the answers that anybody keeps.
+func (h *hub) clearCache(t *testing.T) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, h.url+"/v1/cache", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("DELETE /v1/cache: %s, %v", res.Status, err)
+	}
 }
 
 // testSevenTabs has more tabs than a browser gives a host connections, behind a

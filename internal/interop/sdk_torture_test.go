@@ -22,14 +22,18 @@ import (
 // CI; ATHENA_SDK_RUNS is another number, ATHENA_TORTURE_SEED repeats a run.
 const tortureRuns = 200
 
-// TestTheTypeScriptClientUnderTorture has the client that pages and Node use,
+// TestTortureOfTheTypeScriptClient has the client that pages and Node use,
 // as it is in web/dist, watch many short analyses on two nodes, behind a network
 // that sends it to either, cuts it at any time, and lets not every transport
 // through. foreign/torture.mjs compares each text with what the model said.
-func TestTheTypeScriptClientUnderTorture(t *testing.T) {
+func TestTortureOfTheTypeScriptClient(t *testing.T) {
 	t.Parallel()
 	within(t) // the server is built
-	ctx, cancel := context.WithTimeout(t.Context(), 2*testTimeout)
+	runs, err := strconv.Atoi(cmp.Or(os.Getenv("ATHENA_SDK_RUNS"), strconv.Itoa(tortureRuns)))
+	if err != nil || runs < 1 {
+		t.Fatalf("ATHENA_SDK_RUNS is %q; it must be a number of runs", os.Getenv("ATHENA_SDK_RUNS"))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*testTimeout*time.Duration(max(1, runs/tortureRuns)))
 	defer cancel()
 	node := need(t, "Node 20 or later with npm", "node")
 	need(t, "Node 20 or later with npm", "npm")
@@ -66,8 +70,7 @@ func TestTheTypeScriptClientUnderTorture(t *testing.T) {
 		}
 	})
 	seed := cmp.Or(os.Getenv("ATHENA_TORTURE_SEED"), strconv.FormatInt(time.Now().UnixNano()%1e9, 10))
-	runs := cmp.Or(os.Getenv("ATHENA_SDK_RUNS"), strconv.Itoa(tortureRuns))
-	out, err := exec.CommandContext(ctx, node, filepath.Join("foreign", "torture.mjs"), runs, seed, nodes[0].url, nodes[1].url).CombinedOutput()
+	out, err := exec.CommandContext(ctx, node, filepath.Join("foreign", "torture.mjs"), strconv.Itoa(runs), seed, nodes[0].url, nodes[1].url).CombinedOutput()
 	t.Logf("ATHENA_TORTURE_SEED=%s\n%s", seed, out)
 	if err != nil {
 		t.Fatalf("%v, %v", err, ctx.Err())

@@ -2,24 +2,44 @@ import type { AnalysisRequest, AthenaEvent } from "./events.js";
 import { sha256 } from "./sha256.js";
 import { Transcript } from "./transcript.js";
 
-/** What was asked, where, and by whom. */
-export interface Asked { hub: string; identity: string; request: AnalysisRequest }
+/** What was asked, where, and by whom; and the hub's generation of cached answers then, "" where it wasn't known. */
+export interface Asked { hub: string; identity: string; request: AnalysisRequest; generation: string }
 
 /** Where finished answers are kept, so that an equal request needs no server. See `athena-client/cache`. */
 export interface AnswerStore {
-  /** A whole earlier answer to an equal request of the same caller. */
+  /** A whole earlier answer to an equal request of the same caller and generation; where that is "", of any. */
   find(asked: Asked): Promise<readonly AthenaEvent[] | undefined>;
   /** Takes an answer that may be given again. */
   keep(asked: Asked, answer: Transcript): Promise<void>;
+  /** Forgets the hub's answers of other generations. */
+  drop(hub: string, generation: string): Promise<void>;
 }
 
-/** Equal requests have equal keys: everything but the orphan timeout counts, defaults put in. */
-export function answerKey({ hub, identity, request: r }: Asked): string {
+/** Equal requests of one caller have equal keys. */
+export function answerKey({ hub, identity, request }: Asked): string {
+  return sha256(JSON.stringify([2, hub, identity, cacheKey(request)]));
+}
+
+/** The key of a request, which the server finds its answers by, too: see "Cache keys" of the protocol. */
+export function cacheKey(r: AnalysisRequest): string {
+  return sha256(canonical(r));
+}
+
+/** What makes a request what it is: each field's name, its length in bytes, and its value. */
+export function canonical(r: AnalysisRequest): string {
   const o = r.options;
-  return sha256(JSON.stringify([
-    1, hub, identity, r.code, r.language, r.filename, r.analysis || "review", r.prompt, r.provider || "auto", r.model,
-    o?.temperature, o?.max_tokens || undefined, o?.reasoning, o?.hedge, o?.degrade,
-  ].map((v) => (v === "" ? undefined : v))));
+  const fields: [string, string | number | boolean | undefined | null][] = [
+    ["code", r.code], ["language", r.language], ["filename", r.filename], ["analysis", r.analysis === "review" ? "" : r.analysis], ["prompt", r.prompt],
+    ["provider", r.provider === "auto" ? "" : r.provider], ["model", r.model], ["options.temperature", o?.temperature],
+    ["options.max_tokens", o?.max_tokens || ""], ["options.reasoning", o?.reasoning], ["options.hedge", o?.hedge], ["options.degrade", o?.degrade],
+  ];
+  const utf8 = new TextEncoder();
+  let form = "athena.v1\n";
+  for (const [name, v] of fields) {
+    const value = String(v ?? "");
+    if (value !== "") form += `${name} ${utf8.encode(value).length} ${value}\n`;
+  }
+  return form;
 }
 
 /**

@@ -42,6 +42,9 @@ export interface WatchOptions {
 
 const requestTimeoutMs = 15_000;
 const startAttempts = 6;
+/** For how long what the hub said of cached answers is believed, and how long it is waited for. */
+const generationMs = 60_000;
+const generationWaitMs = 2_000;
 
 /** A client of one hub. */
 export class Athena {
@@ -51,6 +54,9 @@ export class Athena {
   readonly #memory: TransportMemory;
   readonly #retryBetterMs: number;
   #negotiation: Negotiation | undefined;
+  /** The generation of cached answers that the hub told last, and when; "" for none. */
+  #generation = "";
+  #toldAt = -Infinity;
   readonly #credentials: Credentials;
   readonly #lines = new Set<Line>();
   readonly #host: LineHost;
@@ -74,6 +80,7 @@ export class Athena {
       metadata: (id, signal) => this.metadata(id, signal),
       renew: async () => this.#credentials.renewable && (await this.#credentials.get(true)) !== undefined,
       freshTokens: (use, signal) => this.#credentials.fresh(use, signal),
+      told: (m) => { this.#told(m); },
       backoff: () => new Backoff(this.#options.backoff),
       idle: (line) => { this.#lines.delete(line); if (this.#lines.size === 0) this.#listen(false); },
     };
@@ -86,7 +93,8 @@ export class Athena {
     let asked: Asked | undefined;
     let kept: readonly AthenaEvent[] | undefined;
     const run = this.#run(async (signal) => {
-      asked = { hub: this.#base.href, identity: await this.#identity(), request };
+      const generation = await this.#currentGeneration(signal);
+      asked = { hub: this.#base.href, identity: await this.#identity(), request, generation };
       if ((request.cache ?? "use") === "use") kept = await cache.find(asked).catch(() => undefined);
       signal.throwIfAborted();
       return kept?.[0]?.stream ?? this.#start(request, signal);
@@ -96,8 +104,24 @@ export class Athena {
       queueMicrotask(() => { args[1].events(list); });
       return { remove: ignore, cut: ignore, reconnectNow: ignore, choose: () => true };
     });
-    run.finished().then(() => (asked && !kept ? cache.keep(asked, run.transcript) : undefined)).catch(ignore);
+    run.finished().then(() => (asked && !kept && asked.generation === this.#generation ? cache.keep(asked, run.transcript) : undefined)).catch(ignore);
     return run;
+  }
+
+  /** Asks the hub, unless it has told of late. Where it can't be reached, what it told last is good. */
+  async #currentGeneration(signal: AbortSignal): Promise<string> {
+    if (Date.now() - this.#toldAt > generationMs) await this.#negotiate(true, AbortSignal.any([signal, AbortSignal.timeout(generationWaitMs)])).catch(ignore);
+    signal.throwIfAborted();
+    return this.#generation;
+  }
+
+  #told(message: unknown): void {
+    const name = isObject(message) ? message["cache"] : undefined;
+    if (typeof name !== "string") return;
+    this.#toldAt = Date.now();
+    if (name === this.#generation) return;
+    this.#generation = name;
+    this.#options.cache?.drop(this.#base.href, name).catch(ignore);
   }
 
   /** Watches a stream that someone has started. */
@@ -268,7 +292,9 @@ export class Athena {
     if (this.#negotiation && !fresh && this.#negotiation.ticket === undefined) return this.#negotiation;
     const r = await this.#request("POST", "v1/negotiate", signal);
     try {
-      this.#negotiation = parseNegotiation(await r.json());
+      const m: unknown = await r.json();
+      this.#negotiation = parseNegotiation(m);
+      this.#told(m);
     } catch (e) {
       signal?.throwIfAborted();
       throw new LinkError("reconnect", `negotiation: ${e instanceof Error ? e.message : String(e)}`);
@@ -308,7 +334,7 @@ export class Athena {
 
   /** Resolves when the transport has proven itself, trying every few minutes and when the network has changed. */
   async #tryBetter(name: string, line: Line, signal: AbortSignal): Promise<void> {
-    const nobody: LinkSink = { opened: ignore, events: ignore, received: ignore, atHead: ignore, refused: ignore, ended: ignore };
+    const nobody: LinkSink = { opened: ignore, events: ignore, received: ignore, told: ignore, atHead: ignore, refused: ignore, ended: ignore };
     for (;;) {
       await this.#changed(this.#retryBetterMs, signal);
       try {

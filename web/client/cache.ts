@@ -21,9 +21,9 @@ export interface CacheOptions {
 }
 
 /** Raised when what is stored changes its form; older databases are then emptied. */
-const version = 1;
+const version = 2;
 
-interface Entry { key: string; size: number; at: number; used: number }
+interface Entry { key: string; size: number; at: number; used: number; hub: string; generation: string }
 
 /**
  * Answers in IndexedDB. Nothing that goes wrong with it (private windows, full
@@ -47,7 +47,7 @@ export class AnswerCache implements AnswerStore {
 
   async find(asked: Asked): Promise<readonly AthenaEvent[] | undefined> {
     const key = answerKey(asked);
-    const events = await this.#get(key);
+    const events = await this.#get(key, asked.generation);
     if (events === undefined || isWhole(events)) return events;
     await this.#delete(key);
     return undefined;
@@ -55,7 +55,19 @@ export class AnswerCache implements AnswerStore {
 
   async keep(asked: Asked, answer: Transcript): Promise<void> {
     const events = toStore(answer);
-    if (events) await this.#keep(answerKey(asked), events);
+    if (events) await this.#keep(answerKey(asked), asked, events);
+  }
+
+  async drop(hub: string, generation: string): Promise<void> {
+    await this.#quietly(async () => {
+      const tx = await this.#begin();
+      const over = finished(tx);
+      over.catch(() => undefined);
+      for (const e of await done<Entry[]>(tx.objectStore("entries").getAll())) {
+        if (e.hub === hub && e.generation !== generation) remove(tx, e.key);
+      }
+      await over;
+    });
   }
 
   /** Forgets all answers. */
@@ -63,13 +75,13 @@ export class AnswerCache implements AnswerStore {
     await this.#quietly(async () => { await this.#evict(0); });
   }
 
-  async #get(key: string): Promise<readonly AthenaEvent[] | undefined> {
+  async #get(key: string, generation: string): Promise<readonly AthenaEvent[] | undefined> {
     return this.#quietly(async () => {
       const tx = await this.#begin();
       const entries = tx.objectStore("entries");
       const entry = await done<Entry | undefined>(entries.get(key));
       if (!entry) return undefined;
-      if (this.#now() - entry.at > this.#maxAgeMs) {
+      if (this.#now() - entry.at > this.#maxAgeMs || (generation !== "" && entry.generation !== generation)) {
         remove(tx, key);
         return undefined;
       }
@@ -79,18 +91,19 @@ export class AnswerCache implements AnswerStore {
   }
 
   /** Keeps an answer, in the place of those that were not used for the longest time. */
-  async #keep(key: string, events: readonly AthenaEvent[]): Promise<void> {
+  async #keep(key: string, asked: Asked, events: readonly AthenaEvent[]): Promise<void> {
     const size = JSON.stringify(events).length;
-    if (size > this.#maxSize) return;
-    await this.#quietly(async () => {
+    const kept = size <= this.#maxSize && await this.#quietly(async () => {
       try {
-        await this.#put(key, events, size, this.#maxSize);
+        await this.#put(key, asked, events, size, this.#maxSize);
       } catch (e) { // the disk is full: perhaps half of it is enough
         if (!(e instanceof DOMException) || e.name !== "QuotaExceededError") throw e;
         await this.#evict(this.#maxSize / 2);
-        await this.#put(key, events, size, this.#maxSize / 2);
+        await this.#put(key, asked, events, size, this.#maxSize / 2);
       }
+      return true;
     });
+    if (!kept) await this.#delete(key); // an earlier answer must not outlive the one that was to replace it
   }
 
   async #delete(key: string): Promise<void> {
@@ -101,13 +114,13 @@ export class AnswerCache implements AnswerStore {
     });
   }
 
-  async #put(key: string, events: readonly AthenaEvent[], size: number, max: number): Promise<void> {
+  async #put(key: string, { hub, generation }: Asked, events: readonly AthenaEvent[], size: number, max: number): Promise<void> {
     const tx = await this.#begin();
     const over = finished(tx);
     over.catch(() => undefined);
     const now = this.#now();
     await this.#shrink(tx, max - size, key);
-    tx.objectStore("entries").put({ key, size, at: now, used: now } satisfies Entry);
+    tx.objectStore("entries").put({ key, size, at: now, used: now, hub, generation } satisfies Entry);
     tx.objectStore("answers").put(events, key);
     await over;
   }

@@ -176,7 +176,11 @@ export const openSSE: Opener = (p, sink) => new Promise<Link>((resolve, reject) 
       const events: AthenaEvent[] = [];
       for (const frame of parser.push(decoder.decode(value, { stream: true }))) {
         if (frame.event === "message") events.push(parseEvent(JSON.parse(frame.data)));
-        else if (frame.event === "welcome") link.prove(parseWelcome(JSON.parse(frame.data)));
+        else if (frame.event === "welcome" || frame.event === "cache") {
+          const data: unknown = JSON.parse(frame.data);
+          if (frame.event === "welcome") link.prove(parseWelcome(data));
+          sink.told(data);
+        }
       }
       if (events.length > 0 && current()) sink.events(events);
     }
@@ -196,6 +200,7 @@ export const openLongPoll: Opener = (p, sink) => new Promise<Link>((resolve, rej
     if (!isObject(answer) || !Array.isArray(answer["events"])) throw new Error("the answer to a poll has no events");
     const events = (answer["events"] as unknown[]).map(parseEvent);
     link.prove(undefined);
+    sink.told(answer);
     sink.received(text.length);
     if (events.length > 0) sink.events(events);
     if (answer["done"] === true) return nothingFollows();

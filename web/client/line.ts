@@ -60,6 +60,8 @@ export interface LineHost {
   metadata(stream: string, signal: AbortSignal): Promise<JSONObject>;
   /** Gets new credentials; false where there are none to get. */
   renew(): Promise<boolean>;
+  /** Takes what the server tells of cached answers. */
+  told(message: unknown): void;
   /** Calls use with each fresh token, in time before the last ends, until the signal fires. */
   freshTokens(use: (token: string) => void, signal: AbortSignal): Promise<void>;
   backoff(): Backoff;
@@ -292,6 +294,7 @@ export class Line implements Carrier {
         backoff.reset();
         this.#deliver(list);
       },
+      told: (m) => { this.#host.told(m); },
       atHead: (stream) => {
         const feed = this.#feeds.get(stream);
         if (!feed || feed.base === 0) return; // read from its start, a stream shows its terminal event

@@ -14,6 +14,8 @@ export interface LinkSink {
   received(bytes: number): void;
   /** A stream's head may be at its cursor: if it has ended, nothing will follow. */
   atHead(stream: string): void;
+  /** A message that may tell which generation of cached answers is good. */
+  told(message: unknown): void;
   /** One stream can't be delivered, while the link goes on with the others. */
   refused(stream: string, why: LinkError): void;
   ended(why: LinkError): void;

@@ -93,6 +93,7 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
         const opened = link(m);
         for (const w of p.wanted()) add(w.stream);
         sink.opened(opened);
+        sink.told(m);
         resolve(opened);
         return;
       }
@@ -101,6 +102,9 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
         end(new LinkError("reconnect", `the server asks to move (${String(m["reason"] ?? "no reason given")})`, after));
         return;
       }
+      case "cache":
+        sink.told(m);
+        return;
       case "error":
         failed(m);
         return;

@@ -38,15 +38,14 @@ async function settled(): Promise<void> {
   for (let i = 0; i < 30; i++) await new Promise((r) => { setImmediate(r); });
 }
 
-test("an equal request gets the kept answer, whole and proven, from no server", async () => {
+test("an equal request gets the kept answer, whole and proven, and no provider is asked", async () => {
   script();
   const request: AnalysisRequest = { code: "x", analysis: "bugs", options: { max_tokens: 5, temperature: 0 } };
   await all(client().analyze(request));
   await settled();
-  const seen = fake.seen.length;
   const again = client().analyze({ options: { temperature: 0, max_tokens: 5 }, analysis: "bugs", code: "x", provider: "auto", orphan_timeout: "9s" });
   const events = await all(again);
-  assert.equal(fake.seen.length, seen);
+  assert.deepEqual(fake.seen.filter((s) => s !== "negotiate"), ["start", "websocket 0"]);
   assert.deepEqual(events.map((e) => [e.type, e.seq]), [["started", 1], ["chunk", 2], ["chunk", 3], ["finding", 4], ["completed", 5]]);
   assert.deepEqual([again.text(), again.reasoning(), again.findings().length], ["An answer 😀", "hm", 1]);
   const end = again.terminal();
@@ -117,7 +116,7 @@ function answer(size: number, extra: object = {}): Transcript {
 import { createHash } from "node:crypto";
 import { all } from "./runs.js";
 const sha = (s: string): string => createHash("sha256").update(s).digest("hex");
-const asked = (code: string) => ({ hub: "h", identity: "i", request: { code } });
+const asked = (code: string) => ({ hub: "h", identity: "i", request: { code }, generation: "" });
 
 test("an answer is good for an hour", async () => {
   let now = 0;
@@ -158,9 +157,11 @@ test("a full disk loses older answers, and is no error", async (t) => {
   assert.ok(await cache.find(asked("b")), "kept at the second try");
   full = 1000;
   await cache.keep(asked("c"), answer(20));
+  await cache.keep(asked("a"), answer(30));
   full = 0;
   fill.mock.restore();
   assert.equal(await cache.find(asked("c")), undefined);
+  assert.equal(await cache.find(asked("a")), undefined, "an answer that could not be replaced is given no more");
   assert.ok(await cache.find(asked("b")));
 });
 
@@ -204,3 +205,91 @@ test("a kept answer that was damaged is asked for again", async () => {
   assert.equal(run.text(), "An answer 😀");
   assert.equal(starts(), 2);
 });
+
+/** One caller's client. */
+function mine(options: AthenaOptions = {}): Athena {
+  return client({ identity: "me", ...options });
+}
+
+for (const transport of ["websocket", "sse", "long-poll"]) {
+  test(`answers of a generation that is over are dropped when the server says so, over ${transport}`, async () => {
+    fake.offers = [transport];
+    fake.generation = "g1";
+    script();
+    await all(mine().analyze({ code: "x" }));
+    await settled();
+    const cache = new AnswerCache({ indexedDB });
+    const watcher = mine({ cache });
+    const running = fake.open;
+    fake.add("started", { provider: "fake", model: "m", analysis: "review", attempt: 1 }, undefined, "another");
+    const run = watcher.watch("another");
+    await until(() => fake.open > running && run.status.cursor === 1);
+    const kept = (): Promise<unknown> => cache.find({ hub: `${url}/`, identity: "me", request: { code: "x" }, generation: "" });
+    assert.ok(await kept());
+    fake.raise("g2");
+    fake.text("so that a poll is answered", "another");
+    await until(async () => (await kept()) === undefined);
+    run.close();
+    await all(watcher.analyze({ code: "x" }));
+    assert.equal(starts(), 2);
+    await settled();
+    await all(mine().analyze({ code: "x" }));
+    assert.equal(starts(), 2, "the new one is kept");
+  });
+}
+
+test("a page that comes later learns that a generation is over before it gives an answer of it", async () => {
+  fake.generation = "g1";
+  script();
+  await all(mine().analyze({ code: "x" }));
+  await settled();
+  fake.generation = "g2";
+  await all(mine().analyze({ code: "x" }));
+  assert.equal(starts(), 2);
+});
+
+test("an answer during which the generation ended is not kept", async () => {
+  fake.generation = "g1";
+  fake.add("started", { provider: "fake", model: "m", analysis: "review", attempt: 1 });
+  const athena = mine();
+  const run = athena.analyze({ code: "x" });
+  await until(() => run.status.cursor === 1);
+  fake.raise("g2");
+  fake.text("t");
+  fake.complete("t");
+  await all(run);
+  await settled();
+  for (const generation of ["", "g1", "g2"]) {
+    assert.equal(await new AnswerCache({ indexedDB }).find({ hub: `${url}/`, identity: "me", request: { code: "x" }, generation }), undefined);
+  }
+});
+
+test("what the hub told last holds while it can't be reached, and one hub's generations are not another's", async () => {
+  fake.generation = "g1";
+  script();
+  const athena = mine();
+  await all(athena.analyze({ code: "x" }));
+  await settled();
+  const cache = new AnswerCache({ indexedDB });
+  await cache.drop("https://another.example/", "g9");
+  await fake.close();
+  const again = athena.analyze({ code: "x" });
+  await all(again);
+  assert.equal(again.text(), "An answer 😀");
+  const fresh = mine().analyze({ code: "x" });
+  await all(fresh);
+  assert.equal(fresh.text(), "An answer 😀");
+});
+
+test("a server that tells no generation, or nonsense, has its answers kept as before", async () => {
+  fake.generation = 7 as unknown as string;
+  script();
+  await all(mine().analyze({ code: "x" }));
+  await settled();
+  await all(mine().analyze({ code: "x" }));
+  assert.equal(starts(), 1);
+});
+
+async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await holds())) await new Promise((r) => { setTimeout(r, 5); });
+}

@@ -40,6 +40,9 @@ export class Fake {
   /** More streams; the first is written by add, text and complete without one. */
   readonly logs = new Map<string, WireEvent[]>([[id, this.log]]);
   maxStreams = 64;
+  /** The generation of cached answers, told where it isn't undefined. */
+  generation: string | undefined;
+  readonly #tellers = new Set<() => void>();
   /** How many connections there are now, and were at most. */
   open = 0;
   mostOpen = 0;
@@ -76,6 +79,17 @@ export class Fake {
     for (const c of this.#ws.clients) c.terminate();
     for (const s of this.#sockets) s.destroy();
     await new Promise<void>((resolve) => { this.#http.close(() => { resolve(); }); });
+  }
+
+  /** Changes the generation, and tells those who are connected. */
+  raise(generation: string): void {
+    this.generation = generation;
+    for (const tell of this.#tellers) tell();
+  }
+
+  #told(tell: () => void, gone: AbortSignal): void {
+    this.#tellers.add(tell);
+    gone.addEventListener("abort", () => { this.#tellers.delete(tell); });
   }
 
   add(type: string, data: Record<string, unknown>, first?: number, stream = id): void {
@@ -141,7 +155,8 @@ export class Fake {
     const gone = new AbortController();
     ws.on("close", () => { gone.abort(); });
     this.#count(gone.signal);
-    ws.send(JSON.stringify({ type: "welcome", node: "fake-1", heartbeat_ms: this.heartbeatMs, max_streams: this.maxStreams }));
+    ws.send(JSON.stringify({ type: "welcome", node: "fake-1", heartbeat_ms: this.heartbeatMs, max_streams: this.maxStreams, cache: this.generation }));
+    this.#told(() => { ws.send(JSON.stringify({ type: "cache", cache: this.generation })); }, gone.signal);
     let sent = 0;
     const subscriptions = new Map<string, AbortController>();
     ws.on("message", (m: Buffer) => {
@@ -199,7 +214,7 @@ export class Fake {
       const urls: Record<string, string> = { websocket: "/v1/ws", sse: "/v1/events", "long-poll": "/v1/events" };
       json(200, {
         protocol: "athena.v1", transports: this.offers.map((name) => ({ name, url: urls[name] ?? "/v1/quic" })),
-        heartbeat_ms: this.heartbeatMs, probe_timeout_ms: this.probeTimeoutMs, max_streams: this.maxStreams, ...(this.faults.ticket ? { ticket } : {}),
+        heartbeat_ms: this.heartbeatMs, probe_timeout_ms: this.probeTimeoutMs, max_streams: this.maxStreams, cache: this.generation, ...(this.faults.ticket ? { ticket } : {}),
       });
       return;
     }
@@ -254,7 +269,7 @@ export class Fake {
         for (const e of events) cursors.set(e.stream, e.seq);
         const { move } = this.faults;
         this.faults.move = undefined;
-        json(200, { events, cursor: id(), done: done(), ...(move !== undefined ? { retry_after_ms: move } : {}) });
+        json(200, { events, cursor: id(), done: done(), cache: this.generation, ...(move !== undefined ? { retry_after_ms: move } : {}) });
       };
       const look = (): void => { if (ready().length > 0) answer(); };
       const timer = setTimeout(answer, parseInt(url.searchParams.get("wait") ?? "0", 10));
@@ -268,7 +283,8 @@ export class Fake {
     if (this.faults.sse === "buffer") return;
     if (done()) { r.writeHead(204).end(); return; }
     r.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store, no-transform" });
-    r.write(`retry: 30\n:${" ".repeat(2048)}\nid: ${id()}\nevent: welcome\ndata: {"node":"fake-1","heartbeat_ms":${this.heartbeatMs},"max_streams":${this.maxStreams}}\n\n`);
+    r.write(`retry: 30\n:${" ".repeat(2048)}\nid: ${id()}\nevent: welcome\ndata: ${JSON.stringify({ node: "fake-1", heartbeat_ms: this.heartbeatMs, max_streams: this.maxStreams, cache: this.generation })}\n\n`);
+    this.#told(() => { r.write(`event: cache\ndata: ${JSON.stringify({ cache: this.generation })}\n\n`); }, gone.signal);
     if (this.faults.silent) return;
     let sent = 0;
     for (const s of streams) {

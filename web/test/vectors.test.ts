@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { parseEvent, PromiseError, remedyFor, SSEParser, Transcript } from "../client/index.js";
+import { cacheKey, canonical } from "../client/answers.js";
+import { type AnalysisRequest, parseEvent, PromiseError, remedyFor, SSEParser, Transcript } from "../client/index.js";
 
 function vectors<T>(name: string): T {
   return JSON.parse(readFileSync(new URL(`../../../protocol/testdata/${name}.json`, import.meta.url), "utf8")) as T;
@@ -46,5 +47,13 @@ test("event streams", () => {
     const p = new SSEParser();
     assert.deepEqual([...p.push(r.body)], r.events, r.name);
     assert.equal(p.retryMs ?? 0, r.retry ?? 0, r.name);
+  }
+});
+
+test("cache keys", () => {
+  for (const c of vectors<{ name: string; json: string; canonical: string; key: string }[]>("cachekeys")) {
+    const request = JSON.parse(c.json) as AnalysisRequest;
+    assert.equal(Buffer.from(canonical(request)).toString(), c.canonical, c.name);
+    assert.equal(cacheKey(request), c.key, c.name);
   }
 });
