@@ -48,6 +48,7 @@ func TestChromium(t *testing.T) {
 	})
 	t.Run("the TypeScript client", func(t *testing.T) { testClient(t, chromium) })
 	t.Run("the page", func(t *testing.T) { testPage(t, chromium) })
+	t.Run("the page is quick", func(t *testing.T) { testPageSpeed(t, chromium) })
 	t.Run("the page looks", func(t *testing.T) { testPageLooks(t, chromium) })
 	t.Run("the page's controls", func(t *testing.T) { testPageControls(t, chromium) })
 	t.Run("the page's keys of providers", func(t *testing.T) { testPageKeys(t, chromium) })
