@@ -102,7 +102,7 @@ func floodTime(t *testing.T) time.Duration {
 	t.Helper()
 	v := os.Getenv("ATHENA_PAGE_TIME")
 	if v == "" {
-		return 8 * time.Second
+		return 6 * time.Second
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil {
@@ -111,7 +111,9 @@ func floodTime(t *testing.T) time.Duration {
 	return d
 }
 
-// flood is a long answer in many small pieces, with all that Markdown has.
+// flood is an answer in many small pieces, with all that Markdown has. It
+// begins with as much as comes in most of a minute, in larger ones: what costs
+// more the longer the answer is would not be seen in a few seconds.
 func flood(d time.Duration) []providertest.Piece {
 	section := "## Section\n\nA paragraph with **strong** words, `code` and a [link](https://example.org/), which goes on for some lines so that it has to be laid out again.\n\n" +
 		"- an item\n- another one with `code`\n  - and one below it\n\n```go\nfunc add(a, b int) int {\n\t// a comment\n\treturn a + b // \"sum\"\n}\n```\n\n" +
@@ -120,13 +122,25 @@ func flood(d time.Duration) []providertest.Piece {
 	for word := range strings.SplitAfterSeq(section, " ") {
 		words = append(words, word)
 	}
-	n := int(d.Seconds() * chunksASecond)
-	pieces := make([]providertest.Piece, n)
-	for i := range pieces {
-		pieces[i] = providertest.Piece{Text: words[i%len(words)], After: chunkPace}
-		if i%chunksASecond == chunksASecond-1 { // a finding a second, on a line of its own
-			pieces[i].Text = fmt.Sprintf("\n@finding {\"rule\":\"rule-%d\",\"severity\":\"high\",\"message\":\"A message.\",\"line\":%d,\"column\":2}\n", i, i/chunksASecond%10+1)
+	at := 0
+	some := func(n int) string {
+		var text strings.Builder
+		for range n {
+			text.WriteString(words[at%len(words)])
+			at++
 		}
+		return text.String()
+	}
+	var pieces []providertest.Piece
+	for range 50 {
+		pieces = append(pieces, providertest.Piece{Text: some(200), After: 20 * time.Millisecond})
+	}
+	for i := range int(d.Seconds() * chunksASecond) {
+		piece := providertest.Piece{Text: some(1), After: chunkPace}
+		if i%chunksASecond == chunksASecond-1 { // a finding a second, on a line of its own
+			piece.Text += fmt.Sprintf("\n@finding {\"rule\":\"rule-%d\",\"severity\":\"high\",\"message\":\"A message.\",\"line\":%d,\"column\":2}\n", i, i/chunksASecond%10+1)
+		}
+		pieces = append(pieces, piece)
 	}
 	return pieces
 }
