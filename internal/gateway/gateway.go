@@ -331,11 +331,15 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 }
 
 // wantsSSE reports whether the client accepts an event stream by name.
-func wantsSSE(r *http.Request) bool {
-	for _, line := range r.Header.Values("Accept") {
+func wantsSSE(r *http.Request) bool { return accepts(r.Header.Values("Accept"), "text/event-stream") }
+
+// accepts reports whether a list of what is accepted, with weights (RFC 9110
+// section 12.4.2), has this by name and doesn't refuse it.
+func accepts(lines []string, name string) bool {
+	for _, line := range lines {
 		for item := range strings.SplitSeq(line, ",") {
 			parts := strings.Split(item, ";")
-			if !strings.EqualFold(strings.TrimSpace(parts[0]), "text/event-stream") {
+			if !strings.EqualFold(strings.TrimSpace(parts[0]), name) {
 				continue
 			}
 			return !slices.ContainsFunc(parts[1:], func(p string) bool {

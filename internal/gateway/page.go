@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -62,9 +64,12 @@ func (g *Gateway) mountPage(page fs.FS) error {
 	})
 }
 
+// pageFile serves one file, compressed for those who accept it. It is
+// compressed when the first of them asks: a server that shows nobody its page
+// starts without that work.
 func pageFile(name string, content []byte) http.Handler {
 	sum := sha256.Sum256(content)
-	etag := `"` + hex.EncodeToString(sum[:16]) + `"`
+	tag := hex.EncodeToString(sum[:16])
 	typ := types[path.Ext(name)]
 	if typ == "" {
 		typ = mime.TypeByExtension(path.Ext(name))
@@ -76,13 +81,36 @@ func pageFile(name string, content []byte) http.Handler {
 	if hashed.MatchString(name) {
 		caching = "public, max-age=31536000, immutable"
 	}
+	compressed := sync.OnceValue(func() []byte { return compress(content) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", typ)
 		h.Set("Cache-Control", caching)
-		h.Set("ETag", etag)
 		h.Set("Content-Security-Policy", pagePolicy)
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+		h.Add("Vary", "Accept-Encoding")
+		body := content
+		// Each encoding has a tag of its own, as a strong one must (RFC 9110 section 8.8.3.3).
+		h.Set("ETag", `"`+tag+`"`)
+		if accepts(r.Header.Values("Accept-Encoding"), "gzip") && len(compressed()) < len(content) {
+			body = compressed()
+			h.Set("ETag", `"`+tag+`-gzip"`)
+			h.Set("Content-Encoding", "gzip")
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 	})
+}
+
+func compress(content []byte) []byte {
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err == nil {
+		if _, err = w.Write(content); err == nil {
+			err = w.Close()
+		}
+	}
+	if err != nil {
+		panic(err) // the level is valid, and a buffer takes everything
+	}
+	return out.Bytes()
 }

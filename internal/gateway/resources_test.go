@@ -252,31 +252,6 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	}
 }
 
-func TestThePageIsServedWithItsPolicyAndCaching(t *testing.T) {
-	n := start(t, true)
-	a := n.do("GET", "/", "")
-	h := a.header
-	if a.status != 200 || a.body != "<!doctype html>" || h.Get("Content-Type") != "text/html; charset=utf-8" || h.Get("Cache-Control") != "no-cache" ||
-		!strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'; script-src 'self';") || h.Get("X-Content-Type-Options") != "nosniff" ||
-		h.Get("Referrer-Policy") != "no-referrer" || h.Get("ETag") == "" {
-		t.Errorf("%d %v %s", a.status, h, a.body)
-	}
-	if b := n.do("GET", "/", "", "If-None-Match", h.Get("ETag")); b.status != 304 || b.body != "" {
-		t.Errorf("%d %s", b.status, b.body)
-	}
-	if b := n.do("GET", "/app-ABCD2345.js", ""); b.header.Get("Cache-Control") != "public, max-age=31536000, immutable" || b.header.Get("Content-Type") != "text/javascript; charset=utf-8" {
-		t.Errorf("%d %v", b.status, b.header)
-	}
-	if b := n.do("GET", "/img/x.svg", ""); b.status != 200 || b.header.Get("Content-Type") != "image/svg+xml" {
-		t.Errorf("%d %v", b.status, b.header)
-	}
-	for _, path := range []string{"/.keep", "/index.html", "/img/", "/../secret"} {
-		if b := n.do("GET", path, ""); b.status == 200 {
-			t.Errorf("%s: %d %s", path, b.status, b.body)
-		}
-	}
-}
-
 func TestAGatewayWithoutItsPartsIsNotMade(t *testing.T) {
 	if _, err := gateway.New(gateway.Options{}); err == nil || !strings.HasPrefix(err.Error(), "gateway: no ") {
 		t.Errorf("%v", err)

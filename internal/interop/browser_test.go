@@ -64,13 +64,19 @@ type tab struct {
 // other host asked for anything.
 func openTab(t *testing.T, chromium context.Context, base string, expected ...string) *tab {
 	t.Helper()
+	return openTabFor(t, chromium, base, testTimeout, expected...)
+}
+
+// openTabFor is openTab for longer than a test usually takes.
+func openTabFor(t *testing.T, chromium context.Context, base string, d time.Duration, expected ...string) *tab {
+	t.Helper()
 	p := &tab{t: t, base: base, lines: make(chan string, 4096)}
 	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext())
 	t.Cleanup(cancel)
 	if err := chromedp.Listen(ctx, p.hear); err != nil { // opens the tab, whose life is that of ctx
 		t.Fatal(err)
 	}
-	p.ctx, cancel = context.WithTimeout(ctx, testTimeout)
+	p.ctx, cancel = context.WithTimeout(ctx, d)
 	t.Cleanup(cancel)
 	t.Cleanup(func() { p.checkProblems(expected) })
 	for _, step := range []func() error{
@@ -182,7 +188,13 @@ func get[T any](p *tab, expression string) T {
 // the document changes.
 func (p *tab) until(condition string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	p.untilFor(condition, 20*time.Second)
+}
+
+// untilFor is until, but waits for as long as it is told.
+func (p *tab) untilFor(condition string, d time.Duration) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, d)
 	defer cancel()
 	_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`new Promise((resolve) => {
 		const $ = (id) => document.getElementById(id);

@@ -14,13 +14,6 @@ import (
 // what axe-core says of the page in light, dark and on a phone. Pictures are
 // left in .tmp.
 func testPageLooks(t *testing.T, chromium context.Context) {
-	if err := npmPackages(); err != nil {
-		t.Fatal(err)
-	}
-	axe, err := os.ReadFile(filepath.Join("node_modules", "axe-core", "axe.min.js"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := startHub(t)
 	p := openTab(t, chromium, h.url)
 	p.choose("provider", "local")
@@ -31,27 +24,47 @@ func testPageLooks(t *testing.T, chromium context.Context) {
 		p.until(`$("state").textContent === "Ended" && !$("summary").hidden`)
 	}
 	p.until(`document.querySelectorAll("#runs > li").length === 2 && document.querySelectorAll(".cm-lintRange").length >= 3`)
-	p.do(chromedp.Evaluate[chromedp.Void](string(axe)))
-	for _, look := range []struct {
-		name, theme   string
-		width, height int64
-	}{{"light", "light", 1280, 900}, {"dark", "dark", 1280, 900}, {"phone", "light", 390, 844}} {
-		p.do(chromedp.EmulateViewport(look.width, look.height))
-		get[bool](p, `(document.documentElement.dataset.theme = "`+look.theme+`", true)`)
-		for _, v := range get[[]string](p, `axe.run().then((r) => r.violations.map((v) => v.id + ": " + v.nodes.map((n) => n.html.slice(0, 120) + " " + n.failureSummary).join(" | ")))`) {
-			t.Errorf("%s: %s", look.name, v)
-		}
-		shot, err := chromedp.Call(p.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		picture(t, look.name, shot.Data)
+	for _, l := range looks {
+		p.look(l, l.name)
 	}
 	p.do(chromedp.EmulateViewport(1280, 900), chromedp.Reload())
 	p.do(chromedp.Click("#history-open", chromedp.NodeVisible))
 	p.until(`document.querySelectorAll("#history-list > li").length === 2`)
 	p.do(chromedp.Click("#history-list .past", chromedp.NodeVisible))
 	p.until(`!$("history").open && document.querySelectorAll("#findings > li").length >= 3 && !$("summary").hidden`)
+}
+
+// A look is one of the ways in which the page is seen.
+type look struct {
+	name, theme   string
+	width, height int64
+}
+
+var looks = []look{{"light", "light", 1280, 900}, {"dark", "dark", 1280, 900}, {"phone", "light", 390, 844}}
+
+// look has axe-core judge the page as it is, and takes a picture.
+func (p *tab) look(l look, name string) {
+	p.t.Helper()
+	if err := npmPackages(); err != nil {
+		p.t.Fatal(err)
+	}
+	axe, err := os.ReadFile(filepath.Join("node_modules", "axe-core", "axe.min.js"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if !get[bool](p, `"axe" in window`) {
+		p.do(chromedp.Evaluate[chromedp.Void](string(axe)))
+	}
+	p.do(chromedp.EmulateViewport(l.width, l.height))
+	get[bool](p, `(document.documentElement.dataset.theme = "`+l.theme+`", true)`)
+	for _, v := range get[[]string](p, `axe.run().then((r) => r.violations.map((v) => v.id + ": " + v.nodes.map((n) => n.html.slice(0, 120) + " " + n.failureSummary).join(" | ")))`) {
+		p.t.Errorf("%s: %s", name, v)
+	}
+	shot, err := chromedp.Call(p.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	picture(p.t, name, shot.Data)
 }
 
 // picture leaves a picture of the page in .tmp.

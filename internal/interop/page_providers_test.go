@@ -16,7 +16,7 @@ import (
 // testPageProviders tests what the page shows of providers, with a model whose
 // answers all break off in the middle.
 func testPageProviders(t *testing.T, chromium context.Context) {
-	h := startHub(t, "--degrade", "--breaker-base", "8s", "--breaker-max", "10s") // longer than the panel takes to look again
+	h := startHub(t, "--degrade", "--breaker-base", "30s", "--breaker-max", "40s") // longer than the page takes to look again
 	pieces, _ := pageAnswer()
 	h.upstream.answerWith(pieces).goOn(stages)
 	h.upstream.script.SetScript(providertest.Script{Pieces: pieces, Fault: providertest.Fault{Kind: providertest.FaultCut, After: len(pieces) / 2}})
@@ -53,6 +53,7 @@ func testPageProviders(t *testing.T, chromium context.Context) {
 		t.Errorf("after a broken answer the panel shows %+v", got)
 	}
 
+	p.do(chromedp.Click("#providers-box > summary", chromedp.NodeVisible))
 	// Failures before any content open the breaker of the model; the provider has
 	// others.
 	h.upstream.script.SetScript(providertest.Script{Fault: providertest.Fault{Kind: providertest.FaultStatus, Status: 503}})
@@ -60,6 +61,9 @@ func testPageProviders(t *testing.T, chromium context.Context) {
 	for range 10 {
 		h.start(ctx, t, protocol.Request{Code: "package main\n", Provider: "openai", Cache: protocol.CacheBypass})
 	}
+	// The status line hears of it while the panel is closed.
+	p.until(`$("s-breakers").textContent === "open: openai"`)
+	p.do(chromedp.Click("#providers-box > summary", chromedp.NodeVisible))
 	p.until(`/breaker open · .+ · next probe in \d+ s$/.test(` + providerCell("openai", 1) + `)`)
 	if got := p.provider("openai"); !strings.HasPrefix(got.state, "Degraded") || got.dot != "degraded" {
 		t.Errorf("with its breaker open the panel shows %+v", got)

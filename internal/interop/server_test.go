@@ -202,8 +202,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // stages is the number of parts that an answer comes in.
 const stages = 3
 
-// An answer is what the model says. It comes in equal parts, and each part but
-// the first only after goOn: so a test can do what it is about in the middle of
+// An answer is what the model says. It comes in equal parts, each only after goOn: so a test can do what it is about in the middle of
 // a stream, however fast or slow the machine is.
 type answer struct {
 	pieces []providertest.Piece
@@ -214,11 +213,17 @@ type answer struct {
 
 // answerWith makes the model's next answers consist of pieces.
 func (u *upstream) answerWith(pieces []providertest.Piece) *answer {
+	a := u.holdAnswer(pieces)
+	a.goOn(1)
+	return a
+}
+
+// holdAnswer is answerWith, but the first part waits too.
+func (u *upstream) holdAnswer(pieces []providertest.Piece) *answer {
 	a := &answer{pieces: pieces, text: providertest.Joined(pieces, providertest.PieceText)}
 	for i := range a.gates {
 		a.gates[i] = make(chan struct{})
 	}
-	a.goOn(1)
 	u.script.SetScript(providertest.Script{Pieces: pieces, Usage: &protocol.Usage{InputTokens: 12, OutputTokens: int64(len(pieces))}})
 	u.answer.Store(a)
 	return a

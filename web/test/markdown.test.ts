@@ -25,6 +25,7 @@ const cases: [string, string][] = [
   ["2 * 3 * 4 and ** not this ** and **not\n\nthat**", "<p>2 * 3 * 4 and ** not this ** and **not</p><p>that**</p>"],
   ["**over\nlines**", "<p><strong>over\nlines</strong></p>"],
   ["[a **b**](https://example.com/x?y=1) [no](javascript:alert(1))", "<p><a href=https://example.com/x?y=1>a <strong>b</strong></a> [no](javascript:alert(1))</p>"],
+  ["```go\nfmt.Print(.5)\n```", "<pre><code language=go>fmt.Print(<span class=tok-number>.5</span>)</code></pre>"],
   ["```go\nx := `1`\n\n# no heading\n```\nafter", "<pre><code language=go>x := <span class=tok-string>`1`</span>\n\n# no heading</code></pre><p>after</p>"],
   ["~~~~ c++ title\n```\n~~~~", "<pre><code language=c++>```</code></pre>"],
   ["```\nstill open", "<pre><code>still open</code></pre>"],

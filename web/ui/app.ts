@@ -59,6 +59,7 @@ const results = new Results((f) => { editor.select(f); }, (all) => { mark(all); 
 const runs = new Runs(shown);
 const panel = new Panel(askProviders);
 const keyPanel = new KeyPanel(athena);
+const shortcuts = byID("shortcuts", HTMLDialogElement);
 new Operations(key);
 new HistoryDialog(past, who, reopen);
 
@@ -383,15 +384,23 @@ byID("theme", HTMLButtonElement).addEventListener("click", () => {
   localStorage.setItem(themeItem, themes[(Math.max(now, 0) + 1) % themes.length] ?? "system");
   showTheme();
 });
+byID("shortcuts-open", HTMLButtonElement).addEventListener("click", () => { shortcuts.showModal(); });
+byID("shortcuts-close", HTMLButtonElement).addEventListener("click", () => { shortcuts.close(); });
 document.addEventListener("keydown", (e) => {
   if (e.isComposing) return; // the keys are the input method's
-  if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
+  const typing = e.target instanceof HTMLElement && (e.target.isContentEditable || e.target.matches("input, select"));
+  if (e.key === "?" && !typing && !document.querySelector("dialog[open]")) shortcuts.showModal();
+  else if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
     e.preventDefault();
     start();
   } else if (e.key === "Escape" && !e.defaultPrevented && !document.querySelector("dialog[open]")) {
     // Esc closes what is open. And a stop is for all who watch: not by a key that means many things, unless it was started here.
+    const open = e.target instanceof Element ? e.target.closest<HTMLDetailsElement>("details[open]") : null;
     if (el.download.open) el.download.open = false;
-    else if (runs.current?.own && !(e.target instanceof HTMLSelectElement)) stop();
+    else if (open) {
+      open.open = false;
+      open.querySelector("summary")?.focus();
+    } else if (runs.current?.own && !(e.target instanceof HTMLSelectElement)) stop();
   }
 });
 document.addEventListener("click", (e) => { if (e.target instanceof Node && !el.download.contains(e.target)) el.download.open = false; });

@@ -3,7 +3,7 @@ import { StreamLanguage, type StreamParser } from "@codemirror/language";
 import { c, clike, cpp, csharp, java, kotlin } from "@codemirror/legacy-modes/mode/clike";
 import { css } from "@codemirror/legacy-modes/mode/css";
 import { diff } from "@codemirror/legacy-modes/mode/diff";
-import { go } from "@codemirror/legacy-modes/mode/go";
+import { go as goMode } from "@codemirror/legacy-modes/mode/go";
 import { javascript, json, typescript } from "@codemirror/legacy-modes/mode/javascript";
 import { python } from "@codemirror/legacy-modes/mode/python";
 import { ruby } from "@codemirror/legacy-modes/mode/ruby";
@@ -31,6 +31,15 @@ const php = clike({
     "#": (stream: { skipToEnd(): void }) => { stream.skipToEnd(); return "comment"; },
   },
 });
+
+// The dot of a selector begins no number.
+const go: Parser = {
+  ...goMode,
+  token: (stream, state) => {
+    const name = goMode.token(stream, state);
+    return name === "number" && stream.current() === "." ? null : name;
+  },
+};
 
 interface Language {
   label: string;

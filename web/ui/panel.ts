@@ -1,13 +1,15 @@
 import { byID } from "./dom.js";
+import { needsKey } from "./problems.js";
 import { texts } from "./texts.js";
 import {
   describeErrors, describeTime, describeTrouble, describeUsage, describeUse, type ProviderList, type ProviderState, type ProviderStatus, type Trouble,
 } from "./providers.js";
 
-const refreshMs = 3000;
+/** How often the providers are asked for: while the panel is open, and while only the status line tells of them. */
+const refreshMs = 3000, closedMs = 10_000;
 const labels: Readonly<Record<ProviderState, string>> = texts.providerStates;
 
-/** The providers and how they do: asked for while it is open and the tab is looked at. */
+/** The providers and how they do: asked for while the tab is looked at, often while it is open. */
 export class Panel {
   readonly #box = byID("providers-box", HTMLDetailsElement);
   readonly #rows = byID("providers", HTMLElement);
@@ -23,11 +25,12 @@ export class Panel {
   constructor(private readonly ask: () => Promise<ProviderList>) {
     this.#box.addEventListener("toggle", () => { this.#changed(); });
     document.addEventListener("visibilitychange", () => { this.#changed(); });
+    this.#later(); // the page asks by itself when it is loaded
   }
 
   /** Asks now, if anybody looks. */
   refresh(): void {
-    if (!this.#box.open || document.hidden) return;
+    if (document.hidden) return;
     if (this.#asking) this.#again = true; // what is under way may have been read too early
     else void this.#refresh();
   }
@@ -35,25 +38,31 @@ export class Panel {
   #changed(): void {
     clearTimeout(this.#timer);
     clearInterval(this.#ticker);
-    if (!this.#box.open || document.hidden) return;
-    this.#ticker = setInterval(() => { this.#count(); }, 1000);
+    if (this.#box.open && !document.hidden) this.#ticker = setInterval(() => { this.#count(); }, 1000);
     this.refresh();
+  }
+
+  #later(): void {
+    if (!document.hidden) this.#timer = setTimeout(() => { this.refresh(); }, this.#box.open ? refreshMs : closedMs);
   }
 
   async #refresh(): Promise<void> {
     clearTimeout(this.#timer);
     this.#asking = true;
+    let refused = false;
     do {
       this.#again = false;
       try {
         this.#draw(await this.ask());
         this.#note.textContent = "";
+        refused = false;
       } catch (e) {
+        refused = needsKey(e);
         this.#note.textContent = texts.notUpToDate(e instanceof Error ? e.message : String(e));
       }
     } while (this.#again);
     this.#asking = false;
-    if (this.#box.open && !document.hidden) this.#timer = setTimeout(() => { this.refresh(); }, refreshMs);
+    if (!refused || this.#box.open) this.#later();
   }
 
   #draw(list: ProviderList): void {

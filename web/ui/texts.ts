@@ -27,6 +27,16 @@ export const texts = {
   theme: (name: string) => `Theme: ${name}`,
   history: "History",
 
+  // Its keys.
+  shortcuts: "Shortcuts",
+  shortcutsTitle: "Keyboard",
+  shortcutRun: "Run the analysis",
+  shortcutEscape: "Close what is open; else stop the run that was started here",
+  shortcutFindings: "In the code: to the next finding, to the one before",
+  shortcutSearch: "In the code: search",
+  shortcutTab: "To the next control; the editor lets it go",
+  shortcutList: "Outside of fields: this list",
+
   // The key.
   keyNeeded: "This server needs an API key",
   keyNeededHere: "This server needs an API key.",
@@ -128,6 +138,7 @@ export const texts = {
   shareLimited: (until: string) => `The link lets whoever has it read this stream until ${until}.`,
 
   // Providers.
+  server: "The server",
   providers: "Providers",
   providerStates: { ok: "OK", degraded: "Degraded", down: "Down" },
   state: "State",
