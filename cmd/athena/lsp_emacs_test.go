@@ -63,16 +63,8 @@ const emacs = `
 (kill-emacs)
 `
 
-// Emacs and Eglot take 159 MB, too much for each run of continuous
-// integration: this runs where they are (emacs-nox, elpa-eglot).
 func TestEmacsShowsFindingsAndAppliesSuggestions(t *testing.T) {
-	program, err := exec.LookPath("emacs")
-	if err != nil {
-		t.Skip("emacs is not here; to run this by hand, install emacs-nox and elpa-eglot")
-	}
-	if out, err := exec.CommandContext(t.Context(), program, "--batch", "--eval", "(require 'eglot)").CombinedOutput(); err != nil {
-		t.Skipf("Eglot is not here; install elpa-eglot: %s", out)
-	}
+	program := findEditor(t, "emacs", "emacs-nox and elpa-eglot")
 	athena, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

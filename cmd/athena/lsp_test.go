@@ -106,14 +106,22 @@ end)
 finish(not ok and tostring(err) or nil)
 `
 
-func TestNeovimShowsFindingsWhileTheyStreamAndAppliesSuggestions(t *testing.T) {
-	nvim, err := exec.LookPath("nvim")
+// findEditor says where an editor is. A test without one is skipped, though
+// not in continuous integration.
+func findEditor(t *testing.T, program, packages string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
 	if err != nil {
 		if os.Getenv("CI") == "" {
-			t.Skip("nvim is not here; install neovim")
+			t.Skipf("%s is not here; install %s", program, packages)
 		}
-		t.Fatal("nvim is not here; install neovim (.ci/prepare does)")
+		t.Fatalf("%s is not here; install %s (.ci/prepare does)", program, packages)
 	}
+	return path
+}
+
+func TestNeovimShowsFindingsWhileTheyStreamAndAppliesSuggestions(t *testing.T) {
+	nvim := findEditor(t, "nvim", "neovim")
 	athena, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
