@@ -133,8 +133,10 @@ export const texts = {
   historyFindings: (n: number) => s(n, "finding"),
   dialogClose: "Close",
   remove: "Remove",
+  meant: (label: string, asks: string) => `${label}: ${asks}`,
 
   // Sharing.
+  answered: (status: number) => `the server answered ${status}`,
   shareLimited: (until: string) => `The link lets whoever has it read this stream until ${until}.`,
 
   // Providers.
