@@ -198,6 +198,7 @@ func traceTasks(p *tab) func() []task {
 	var mu sync.Mutex
 	found := make(map[thread][]task)
 	pages := make(map[thread]bool)
+	untimed := make(map[thread]int)
 	complete := make(chan struct{})
 	err := chromedp.Listen(p.ctx, func(ev any) {
 		switch ev := ev.(type) {
@@ -207,8 +208,9 @@ func traceTasks(p *tab) func() []task {
 			for _, raw := range ev.Value {
 				var e struct {
 					thread
-					task
 					Name, Ph string
+					Dur      int64
+					TDur     *int64
 					Args     struct{ Name string }
 				}
 				if json.Unmarshal(raw, &e) != nil {
@@ -218,7 +220,11 @@ func traceTasks(p *tab) func() []task {
 				case e.Name == "thread_name" && e.Args.Name == "CrRendererMain":
 					pages[e.thread] = true
 				case e.Ph == "X" && strings.HasSuffix(e.Name, "RunTask"):
-					found[e.thread] = append(found[e.thread], e.task)
+					if e.TDur == nil {
+						untimed[e.thread]++
+						continue
+					}
+					found[e.thread] = append(found[e.thread], task{e.Dur, *e.TDur})
 				}
 			}
 		case *tracing.EventTracingComplete:
@@ -247,6 +253,9 @@ func traceTasks(p *tab) func() []task {
 		defer mu.Unlock()
 		var all []task
 		for thread := range pages {
+			if n := untimed[thread]; n > len(found[thread])/100 { // a handful there always is
+				p.t.Fatalf("%d of a page's tasks don't say for how long they computed, and %d do", n, len(found[thread]))
+			}
 			all = append(all, found[thread]...)
 		}
 		return all

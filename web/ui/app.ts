@@ -329,7 +329,7 @@ async function share(): Promise<void> {
 
 function outcome(): Outcome | undefined {
   const e = runs.current;
-  return e && { stream: e.id ?? "", title: e.title, filename: e.code?.name ?? "", text: e.shown.text(), findings: e.shown.findings() };
+  return e && { stream: e.id ?? "", title: e.title, filename: e.code?.name ?? "", text: e.shown.text(), findings: e.shown.findings(), code: e.code?.doc };
 }
 
 function downloads(id: string, ending: string, type: string, content: (o: Outcome) => string): void {

@@ -1,5 +1,8 @@
 /** What a run can be taken away as. */
+import type { Text } from "@codemirror/state";
 import type { Finding, Severity } from "../client/index.js";
+import { changeOf } from "./change.js";
+import { texts } from "./texts.js";
 
 export interface Outcome {
   stream: string;
@@ -7,6 +10,8 @@ export interface Outcome {
   filename: string;
   text: string;
   findings: readonly Finding[];
+  /** The code that it is about, where that is known. */
+  code: Text | undefined;
 }
 
 /** The findings as JSON, as the protocol has them. */
@@ -23,6 +28,7 @@ export function findingsSARIF(o: Outcome): string {
   const rules = new Map<string, Severity>();
   for (const f of o.findings) if (!rules.has(f.rule)) rules.set(f.rule, f.severity);
   const ids = [...rules.keys()];
+  const artifactLocation = { uri: encodeURI(o.filename || "code") };
   const log = {
     $schema: "https://json.schemastore.org/sarif-2.1.0.json",
     version: "2.1.0",
@@ -34,10 +40,16 @@ export function findingsSARIF(o: Outcome): string {
         message: { text: f.suggestion ? `${f.message}\n\n${f.suggestion}` : f.message },
         locations: [{
           physicalLocation: {
-            artifactLocation: { uri: encodeURI(o.filename || "code") },
+            artifactLocation,
             region: { startLine: f.range.start.line, startColumn: f.range.start.column, ...end(f) },
           },
         }],
+        ...(f.replacement === undefined ? {} : {
+          fixes: [{
+            description: { text: f.suggestion || texts.suggestedCode },
+            artifactChanges: [{ artifactLocation, replacements: [replacement(f, f.replacement, o.code)] }],
+          }],
+        }),
       })),
     }],
   };
@@ -48,6 +60,21 @@ export function findingsSARIF(o: Outcome): string {
 function end(f: Finding): object {
   const { start, end } = f.range;
   return end.line < start.line || (end.line === start.line && end.column <= start.column) ? {} : { endLine: end.line, endColumn: end.column };
+}
+
+/** What a finding's code takes the place of. Lines go with what ends them: the last one with what ends the line before. */
+function replacement(f: Finding, code: string, doc: Text | undefined): object {
+  const startLine = f.range.start.line, endLine = Math.max(startLine, f.range.end.line);
+  // Without columns: from the first column to the last line's end, which does not belong to it.
+  if (code !== "") return { deletedRegion: { startLine, endLine }, insertedContent: { text: code } };
+  const change = doc && changeOf(doc, f);
+  if (!change) return { deletedRegion: { startLine, startColumn: 1, endLine: endLine + 1, endColumn: 1 } };
+  const place = (at: number): [number, number] => {
+    const line = doc.lineAt(at);
+    return [line.number, at - line.from + 1];
+  };
+  const [fromLine, startColumn] = place(change.from), [toLine, endColumn] = place(change.to);
+  return { deletedRegion: { startLine: fromLine, startColumn, endLine: toLine, endColumn } };
 }
 
 /** Gives the user a file. */

@@ -1,9 +1,7 @@
+import { askTwice } from "./asktwice.js";
 import { byID } from "./dom.js";
 import type { HistoryStore, PastRun } from "./history.js";
 import { texts } from "./texts.js";
-
-/** How long a button that clears asks whether that was meant. */
-const meantMs = 4000;
 
 /** The dialog with the runs of this browser. */
 export class HistoryDialog {
@@ -11,33 +9,20 @@ export class HistoryDialog {
   readonly #list = byID("history-list", HTMLElement);
   readonly #empty = byID("history-empty", HTMLElement);
   readonly #clear = byID("history-clear", HTMLButtonElement);
+  readonly #unask: () => void;
   #runs: PastRun[] = [];
 
   constructor(private readonly store: HistoryStore, private readonly who: () => string, private readonly chosen: (r: PastRun) => void) {
     byID("history-open", HTMLButtonElement).addEventListener("click", () => { void this.open(); });
     byID("history-close", HTMLButtonElement).addEventListener("click", () => { this.#dialog.close(); });
     this.#dialog.addEventListener("click", (e) => { if (e.target === this.#dialog) this.#dialog.close(); }); // beside it
-    this.#clear.addEventListener("click", () => {
-      if (this.#clear.dataset["meant"]) {
-        void this.#remove(this.#runs.map((r) => r.id));
-        this.#ask(false);
-        return;
-      }
-      this.#ask(true);
-      setTimeout(() => { this.#ask(false); }, meantMs);
-    });
+    this.#unask = askTwice(this.#clear, texts.historyClearMeant, () => { void this.#remove(this.#runs.map((r) => r.id)); });
   }
 
   async open(): Promise<void> {
-    this.#ask(false);
+    this.#unask();
     await this.#load();
     this.#dialog.showModal();
-  }
-
-  #ask(whether: boolean): void {
-    if (whether) this.#clear.dataset["meant"] = "asked";
-    else delete this.#clear.dataset["meant"];
-    this.#clear.textContent = whether ? texts.historyClearMeant : texts.historyClear;
   }
 
   async #load(): Promise<void> {

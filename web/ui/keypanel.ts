@@ -1,12 +1,10 @@
 import type { Athena } from "../client/index.js";
+import { askTwice } from "./asktwice.js";
 import { byID } from "./dom.js";
 import { texts } from "./texts.js";
 import { describeSource, describeState, readKeys, type KeyStatus } from "./keys.js";
 import { describeFailure } from "./problems.js";
 import type { ProviderStatus } from "./providers.js";
-
-/** How long a button that deletes asks whether that was meant. */
-const meantMs = 4000;
 
 /** The keys of providers, for administrators: for others it stays hidden. */
 export class KeyPanel {
@@ -62,22 +60,17 @@ export class KeyPanel {
     });
     const actions = document.createElement("td");
     const provider = this.#provider.value;
-    actions.append(button(texts.check, texts.checkKey(k.id), () => { void this.#do(texts.keyChecked, () => this.athena.checkProviderKey(provider, k.id)); }));
+    const check = button(texts.check, texts.checkKey(k.id));
+    check.addEventListener("click", () => { void this.#do(texts.keyChecked, () => this.athena.checkProviderKey(provider, k.id)); });
+    actions.append(check);
     if (k.source === "stored") actions.append(this.#deleter(provider, k.id));
     tr.append(name, ...cells, actions);
     return tr;
   }
 
   #deleter(provider: string, id: string): HTMLElement {
-    const b = button(texts.deleteIt, texts.deleteKey(id), () => {
-      if (b.dataset["meant"]) {
-        void this.#do(texts.keyDeleted, () => this.athena.deleteProviderKey(provider, id));
-        return;
-      }
-      b.dataset["meant"] = "asked";
-      b.textContent = texts.deleteMeant;
-      setTimeout(() => { delete b.dataset["meant"]; b.textContent = texts.deleteIt; }, meantMs);
-    });
+    const b = button(texts.deleteIt, texts.deleteKey(id));
+    askTwice(b, texts.deleteMeant, () => { void this.#do(texts.keyDeleted, () => this.athena.deleteProviderKey(provider, id)); });
     return b;
   }
 
@@ -93,11 +86,10 @@ export class KeyPanel {
   }
 }
 
-function button(text: string, label: string, click: () => void): HTMLButtonElement {
+function button(text: string, label: string): HTMLButtonElement {
   const b = document.createElement("button");
   b.type = "button";
   b.textContent = text;
   b.setAttribute("aria-label", label);
-  b.addEventListener("click", click);
   return b;
 }

@@ -1,5 +1,6 @@
 /** Links that lead to a stream, for whoever is given them. */
 import { isObject } from "../client/index.js";
+import { texts } from "./texts.js";
 
 /** What a link says: a stream and, where the server asks for keys, a token that reads it and nothing else. */
 export interface SharedStream { id: string; token: string | undefined }
@@ -25,7 +26,7 @@ export async function shareToken(page: string, id: string, key: string): Promise
   });
   const v: unknown = await r.json().catch(() => undefined);
   if (!r.ok || !isObject(v) || typeof v["token"] !== "string" || typeof v["expires"] !== "string") {
-    const title = isObject(v) && typeof v["title"] === "string" ? v["title"] : `the server answered ${r.status}`;
+    const title = isObject(v) && typeof v["title"] === "string" ? v["title"] : texts.answered(r.status);
     throw new Error(title);
   }
   return { token: v["token"], expires: new Date(v["expires"]) };

@@ -88,6 +88,19 @@ export const texts = {
   line: (n: number) => `line ${n}`,
   otherCode: "The code in the editor is not the one that this run is about.",
   itsCode: "Show its code",
+  suggestedCode: "Suggested code",
+  suggestedLines: (first: number, last: number) => (first === last ? `Suggested code for line ${first}` : `Suggested code for lines ${first} to ${last}`),
+  lineKinds: { old: "out", new: "in", same: "stays" },
+  linesGo: "These lines go.",
+  apply: "Apply",
+  applied: "It is in the editor.",
+  appliedNow: "The suggested code is in the editor, where undoing takes it out.",
+  notApplied: {
+    unknown: "The code of this run is not at hand.",
+    other: "The editor has other code.",
+    changed: "These lines are no longer those of this run.",
+    applied: "It is in the code.",
+  },
   reasoning: "Reasoning",
   answer: "Answer",
   empty: "Results appear here while they are made.",
@@ -133,8 +146,10 @@ export const texts = {
   historyFindings: (n: number) => s(n, "finding"),
   dialogClose: "Close",
   remove: "Remove",
+  meant: (label: string, asks: string) => `${label}: ${asks}`,
 
   // Sharing.
+  answered: (status: number) => `the server answered ${status}`,
   shareLimited: (until: string) => `The link lets whoever has it read this stream until ${until}.`,
 
   // Providers.
