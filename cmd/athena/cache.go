@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/athena-hub/athena/internal/analysis"
 	"github.com/athena-hub/athena/internal/backbone"
 	"github.com/athena-hub/athena/internal/cache"
 	"github.com/athena-hub/athena/internal/config"
@@ -83,8 +84,8 @@ func openAnswers(ctx context.Context, n *node) (*answers, error) {
 	return a, nil
 }
 
-// answersAreMadeOf tells the version, with which prompts and rules change, and the
-// configured models. It has no credential in it, and no address: nodes may come by
+// answersAreMadeOf tells the version, with which rules change, the prompts, which
+// change also between builds that have no version, and the configured models. It has no credential in it, and no address: nodes may come by
 // different ones to the same models.
 func answersAreMadeOf(cfg *config.Serve) (string, error) {
 	type provider struct {
@@ -92,9 +93,9 @@ func answersAreMadeOf(cfg *config.Serve) (string, error) {
 		Models        []string
 	}
 	made := struct {
-		Version   string
-		Providers []provider
-	}{Version: buildVersion()}
+		Version, Prompts string
+		Providers        []provider
+	}{Version: buildVersion(), Prompts: analysis.PromptsDigest()}
 	for _, p := range cfg.Providers {
 		q := provider{Name: p.Name, Dialect: p.Dialect}
 		for _, m := range p.Models {

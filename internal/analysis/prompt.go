@@ -1,7 +1,11 @@
 package analysis
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -177,6 +181,22 @@ func prompts(r *protocol.Request, language string, src *source) (system, user st
 	b.WriteString(fence)
 	b.WriteByte('\n')
 	return system, b.String()
+}
+
+// PromptsDigest is another one when any model would be told something else about
+// the same code: what answers were made of before is then worth no more than
+// another model's. It is of all that prompts can be made of.
+func PromptsDigest() string {
+	var all []byte
+	for _, kind := range protocol.AnalysisKinds {
+		for _, language := range append(slices.Sorted(maps.Keys(focuses)), "") {
+			r := &protocol.Request{Analysis: kind, Code: "a\n\tb ```\n", Prompt: "p", Filename: "f"}
+			system, user := prompts(r, language, newSource(r.Code))
+			all = fmt.Appendf(all, "%q %q\n", system, user)
+		}
+	}
+	sum := sha256.Sum256(all)
+	return hex.EncodeToString(sum[:])
 }
 
 // fenceFor returns a fence that the code can't close: one backtick longer than

@@ -112,3 +112,31 @@ func FuzzTheCodeCannotLeaveItsFence(f *testing.F) {
 		}
 	})
 }
+
+func TestThePromptsDigestChangesWithEachPart(t *testing.T) {
+	before := PromptsDigest()
+	if again := PromptsDigest(); again != before {
+		t.Fatalf("it is %s, then %s", before, again)
+	}
+	differs := func(what string) {
+		t.Helper()
+		if PromptsDigest() == before {
+			t.Errorf("it is the same with another %s", what)
+		}
+	}
+	for kind, task := range tasks {
+		tasks[kind] = task + " Be brief."
+		differs("task of " + string(kind))
+		tasks[kind] = task
+	}
+	for language, f := range focuses {
+		for _, other := range []focus{{f.security + ".", f.bugs, f.performance}, {f.security, f.bugs + ".", f.performance}, {f.security, f.bugs, f.performance + "."}} {
+			focuses[language] = other
+			differs("focus of " + language)
+		}
+		focuses[language] = f
+	}
+	if PromptsDigest() != before {
+		t.Error("it is not what it was before")
+	}
+}

@@ -47,6 +47,7 @@ func TestChromium(t *testing.T) {
 		}
 	})
 	t.Run("the TypeScript client", func(t *testing.T) { testClient(t, chromium) })
+	t.Run("the TypeScript client in a worker", func(t *testing.T) { testWorker(t, chromium) })
 	t.Run("the page", func(t *testing.T) { testPage(t, chromium) })
 	t.Run("the page is quick", func(t *testing.T) { testPageSpeed(t, chromium) })
 	t.Run("the page looks", func(t *testing.T) { testPageLooks(t, chromium) })

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -206,6 +207,73 @@ func run(host string) {
 func main() { run("localhost") }
 `
 
+func TestTheTypeScriptClientResumesInDeno(t *testing.T) {
+	t.Parallel()
+	need(t, "Node 20 or later with npm", "npm")
+	if err := npmPackages(); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join("node_modules", "@deno", "*", "deno")) // npm installs that of the platform
+	if err != nil || len(found) != 1 {
+		t.Fatalf("npm's package deno brought %q, %v", found, err)
+	}
+	for _, transport := range []string{"websocket", "sse", "long-poll"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			_, c, v, id := aStream(ctx, t)
+			if transport == "long-poll" {
+				v.cut = c.cutAtRequest
+			}
+			r := reported{viewer: v}
+			runClient(ctx, t, []string{found[0], "run", "--no-prompt", "--allow-net=" + strings.TrimPrefix(c.url, "http://")}, r.line, "sdk", transport, c.url, id)
+			r.check(t, c)
+			// Of a poll that is lost, Deno may ask again by itself.
+			if r.end == nil || r.end.Text != v.answer.text || r.lost != 2 && transport != "long-poll" {
+				t.Errorf("it lost its connection %d times, and ended with %+v", r.lost, r.end)
+			}
+		})
+	}
+}
+
+func TestTheTypeScriptClientKeepsAnswersUntilTheCacheIsCleared(t *testing.T) {
+	t.Parallel()
+	node := need(t, "Node 20 or later with npm", "node")
+	need(t, "Node 20 or later with npm", "npm")
+	if err := npmPackages(); err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	h := startHub(t)
+	held := h.upstream.answerWith(hostileText())
+	id := h.startModel(ctx, t)
+	for h.upstream.script.Count() == 0 {
+		if !pause(ctx, 10*time.Millisecond) {
+			t.Fatal("the model was not asked")
+		}
+	}
+	t.Cleanup(func() { held.goOn(stages) })
+	a := h.upstream.answerWith(hostileText())
+	a.goOn(stages)
+	type outcome struct {
+		Cached bool
+		Text   string
+	}
+	var got []outcome
+	runClient(ctx, t, []string{node}, func(line string) error {
+		var o outcome
+		err := json.Unmarshal([]byte(line), &o)
+		got = append(got, o)
+		return err
+	}, "cache", h.url, id)
+	if want := []outcome{{false, a.text}, {true, a.text}, {false, a.text}, {true, a.text}}; !slices.Equal(got, want) {
+		t.Errorf("the answers were\n%+v\nwant\n%+v", got, want)
+	}
+	if got := h.upstream.script.Count(); got != 3 {
+		t.Errorf("the model was asked %d times, want 3: for what was held, and before and after the clearing", got)
+	}
+}
+
 func TestClientsOfNPMResume(t *testing.T) {
 	t.Parallel()
 	node := need(t, "Node 20 or later with npm", "node")
@@ -218,7 +286,7 @@ func TestClientsOfNPMResume(t *testing.T) {
 		ctx := within(t)
 		_, c, v, id := aStream(ctx, t)
 		r := reported{viewer: v}
-		runNode(ctx, t, node, r.line, "eventsource", c.url+"/v1/streams/"+id+"/events")
+		runClient(ctx, t, []string{node}, r.line, "node", "eventsource", c.url+"/v1/streams/"+id+"/events")
 		r.check(t, c)
 		// Two cuts, and the response's end, after which 204 stops it.
 		if r.end == nil || r.welcomes != 3 || r.lost != 3 {
@@ -230,7 +298,7 @@ func TestClientsOfNPMResume(t *testing.T) {
 		ctx := within(t)
 		_, c, v, id := aStream(ctx, t)
 		r := reported{viewer: v}
-		runNode(ctx, t, node, r.line, "ws", "ws"+strings.TrimPrefix(c.url, "http")+"/v1/ws", id)
+		runClient(ctx, t, []string{node}, r.line, "node", "ws", "ws"+strings.TrimPrefix(c.url, "http")+"/v1/ws", id)
 		r.check(t, c)
 		if r.end == nil || r.end.Code != protocol.CloseDone || r.welcomes != 3 || r.lost != 2 {
 			t.Errorf("it was welcomed %d times, lost its connection %d times, and ended with %+v", r.welcomes, r.lost, r.end)
@@ -238,11 +306,13 @@ func TestClientsOfNPMResume(t *testing.T) {
 	})
 }
 
-// runNode runs a client of foreign/ to its end and gives on what it reports.
-func runNode(ctx context.Context, t *testing.T, node string, line func(string) error, args ...string) {
+// runClient has a runtime run a client of foreign/ to its end, and gives on what
+// it reports.
+func runClient(ctx context.Context, t *testing.T, runtime []string, line func(string) error, client string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, node, append([]string{filepath.Join("foreign", "node.mjs")}, args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	command := slices.Concat(runtime, []string{filepath.Join("foreign", client+".mjs")}, args)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_COLOR=1", "DENO_NO_UPDATE_CHECK=1"}
 	cmd.WaitDelay = time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -268,6 +338,6 @@ func runNode(ctx context.Context, t *testing.T, node string, line func(string) e
 		t.Error(err)
 	}
 	if err := cmd.Wait(); err != nil && !failed || stderr.Len() > 0 {
-		t.Errorf("node: %v\n%s", err, stderr.Bytes())
+		t.Errorf("%s: %v\n%s", command[0], err, stderr.Bytes())
 	}
 }

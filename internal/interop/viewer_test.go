@@ -62,6 +62,7 @@ type report struct {
 	Lost    bool
 	End     bool
 	Code    int
+	Text    string
 	Error   *protocol.Error
 }
 

@@ -1,6 +1,6 @@
 import type { AnswerStore, Asked } from "./answers.js";
 import { Backoff, sleep, type BackoffOptions } from "./backoff.js";
-import { AthenaError, LinkError, problem, remedyOf } from "./errors.js";
+import { asLinkError, AthenaError, LinkError, problem, refusedBy } from "./errors.js";
 import { isObject, parseNegotiation, type AnalysisRequest, type AthenaEvent, type JSONObject, type Negotiation, type Offer, type TransportName } from "./events.js";
 import { problemIn } from "./fetched.js";
 import { Line, type Carrier, type Carry, type Connection, type LineHost, type Sharing, type TransportChoice, type Viewer } from "./line.js";
@@ -62,7 +62,7 @@ export class Athena {
   readonly #host: LineHost;
   #shared: Carry | undefined;
   /** Ends the waits of those who would try a better transport later. */
-  readonly #network = new EventTarget();
+  #network = new AbortController();
 
   constructor(options: AthenaOptions = {}) {
     this.#options = options;
@@ -90,6 +90,7 @@ export class Athena {
   analyze(request: AnalysisRequest, options: Omit<WatchOptions, "after"> = {}): Run {
     const { cache } = this.#options;
     if (!cache || (request.cache ?? "use") === "bypass") return this.#run((signal) => this.#start(request, signal), options);
+    request = structuredClone(request); // its owner may use it again meanwhile
     let asked: Asked | undefined;
     let kept: readonly AthenaEvent[] | undefined;
     const run = this.#run(async (signal) => {
@@ -166,14 +167,16 @@ export class Athena {
     try {
       return (await this.#negotiate(false, signal)).offers.map((o) => o.name);
     } catch (e) {
-      if (e instanceof LinkError) throw asAthenaError(e);
-      throw e;
+      throw asAthenaError(e);
     }
   }
 
   #run(stream: string | ((signal: AbortSignal) => Promise<string>), o: WatchOptions, carry = this.#carry): Run {
     return new Run({
       carry,
+      check: (choice) => {
+        if (choice === "websocket" && !this.#webSocket) throw new TypeError("This platform has no WebSocket: pass a class, such as npm's ws");
+      },
       cancel: async (id, signal) => { await this.#json("DELETE", `v1/streams/${encodeURIComponent(id)}`, signal); },
     }, stream, o.after ?? 0, o.forceTransport ?? this.#options.forceTransport ?? "auto", o.signal);
   }
@@ -210,7 +213,8 @@ export class Athena {
   readonly #heard = (e: Event): void => {
     if (e.type === "online") {
       this.#memory.forget(); // another network may let through what the last one didn't
-      this.#network.dispatchEvent(new Event("change"));
+      this.#network.abort();
+      this.#network = new AbortController();
     }
     for (const line of [...this.#lines]) {
       if (e.type === "pagehide") line.suspend();
@@ -225,6 +229,8 @@ export class Athena {
     const url = new URL(path.replace(/^\/+/, ""), this.#base);
     return url.origin === this.#base.origin ? url : undefined;
   }
+
+  get #webSocket(): WebSocketConstructor | undefined { return this.#options.WebSocket ?? globalThis.WebSocket; }
 
   readonly #headers = async (): Promise<Record<string, string>> => {
     const token = await this.#credentials.get();
@@ -242,12 +248,10 @@ export class Athena {
         cache: "no-store",
       });
       if (r.ok) return r;
-      const p = await problemIn(r);
-      throw new LinkError(remedyOf(p), p.title, p.retry_after_ms, p);
+      throw refusedBy(await problemIn(r));
     } catch (e) {
       signal?.throwIfAborted();
-      if (e instanceof LinkError) throw e;
-      throw new LinkError("reconnect", `${method} ${path}: ${e instanceof Error ? e.message : String(e)}`);
+      throw asLinkError(e, `${method} ${path}: `);
     }
   }
 
@@ -258,8 +262,7 @@ export class Athena {
       const text = await r.text();
       return text === "" ? undefined : (JSON.parse(text) as unknown);
     } catch (e) {
-      if (e instanceof LinkError) throw asAthenaError(e);
-      throw e;
+      throw asAthenaError(e);
     }
   }
 
@@ -276,7 +279,7 @@ export class Athena {
         throw new LinkError("stop", "the server's answer has no id");
       } catch (e) {
         signal.throwIfAborted();
-        const why = e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
+        const why = asLinkError(e);
         if (why.remedy === "credentials" && !renewed) {
           renewed = await this.#host.renew();
           if (renewed) continue;
@@ -293,11 +296,12 @@ export class Athena {
     const r = await this.#request("POST", "v1/negotiate", signal);
     try {
       const m: unknown = await r.json();
-      this.#negotiation = parseNegotiation(m);
+      const n = this.#negotiation = parseNegotiation(m);
+      if (!this.#webSocket) n.offers = n.offers.filter((o) => o.name !== "websocket");
       this.#told(m);
     } catch (e) {
       signal?.throwIfAborted();
-      throw new LinkError("reconnect", `negotiation: ${e instanceof Error ? e.message : String(e)}`);
+      throw asLinkError(e, "negotiation: ");
     }
     return this.#negotiation;
   }
@@ -327,7 +331,7 @@ export class Athena {
       if (!url) throw new LinkError("reconnect", `${o.name} is offered on another origin`);
       return {
         url, wanted: () => line.wanted(), headers: this.#headers, ticket: n.ticket, heartbeatMs: n.heartbeatMs, fetch: this.#fetch,
-        WebSocket: this.#options.WebSocket ?? (typeof WebSocket === "undefined" ? undefined : WebSocket),
+        WebSocket: this.#webSocket,
       };
     };
   }
@@ -336,7 +340,7 @@ export class Athena {
   async #tryBetter(name: string, line: Line, signal: AbortSignal): Promise<void> {
     const nobody: LinkSink = { opened: ignore, events: ignore, received: ignore, told: ignore, atHead: ignore, refused: ignore, ended: ignore };
     for (;;) {
-      await this.#changed(this.#retryBetterMs, signal);
+      await sleep(this.#retryBetterMs, signal, this.#network.signal);
       try {
         const n = await this.#negotiate(true, signal);
         const offer = n.offers.find((o) => o.name === name);
@@ -350,20 +354,6 @@ export class Athena {
       }
     }
   }
-
-  /** Waits so long, or until the network changes. */
-  async #changed(ms: number, signal: AbortSignal): Promise<void> {
-    const change = new AbortController();
-    const wake = (): void => { change.abort(); };
-    this.#network.addEventListener("change", wake);
-    try {
-      await sleep(ms, AbortSignal.any([signal, change.signal]));
-    } catch {
-      signal.throwIfAborted();
-    } finally {
-      this.#network.removeEventListener("change", wake);
-    }
-  }
 }
 
 const ignore = (): void => undefined;
@@ -373,7 +363,9 @@ function keysPath(provider: string, id?: string): string {
   return id === undefined ? all : `${all}/${encodeURIComponent(id)}`;
 }
 
-function asAthenaError(e: LinkError): AthenaError {
+/** A connection's error as one of the hub; others as they are. */
+function asAthenaError(e: unknown): unknown {
+  if (!(e instanceof LinkError)) return e;
   return new AthenaError(e.problem ?? problem("connection_failed", "The hub could not be reached", e.message));
 }
 

@@ -40,12 +40,27 @@ export class Backoff {
   reset(): void { this.#failures = 0; }
 }
 
-/** Waits; rejects with the signal's reason when that fires first. */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+/** The promise, or the signal's reason where that fires first. */
+export function unless<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
-    if (signal.aborted) { reject(signal.reason); return; }
-    const stop = (): void => { clearTimeout(timer); reject(signal.reason); };
-    const timer = setTimeout(() => { signal.removeEventListener("abort", stop); resolve(); }, ms);
-    signal.addEventListener("abort", stop, { once: true });
+    const stop = (): void => { reject(signal.reason); };
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop);
+    promise.then(resolve, reject).finally(() => { signal.removeEventListener("abort", stop); });
   });
+}
+
+/** Waits; rejects with the signal's reason when that fires first, and ends early when wake does. */
+export async function sleep(ms: number, signal: AbortSignal, wake?: AbortSignal): Promise<void> {
+  const over = new AbortController();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  try {
+    await unless(signal, new Promise((resolve) => {
+      timer = setTimeout(resolve, ms);
+      wake?.addEventListener("abort", resolve, over);
+    }));
+  } finally {
+    clearTimeout(timer);
+    over.abort();
+  }
 }

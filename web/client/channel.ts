@@ -44,7 +44,7 @@ export class Channel<T> implements AsyncIterableIterator<T> {
   return(): Promise<IteratorResult<T>> {
     this.#items.length = 0;
     this.#failed = false;
-    this.#ended = true;
+    this.end();
     this.#onReturn();
     return Promise.resolve({ done: true, value: undefined });
   }

@@ -34,6 +34,16 @@ export class LinkError extends Error {
   }
 }
 
+/** The error itself, or where it is none of ours one that a connection ends with. */
+export function asLinkError(e: unknown, of = ""): LinkError {
+  return e instanceof LinkError ? e : new LinkError("reconnect", of + (e instanceof Error ? e.message : String(e)));
+}
+
+/** What a problem in the place of a stream or an answer ends it with. */
+export function refusedBy(p: Problem): LinkError {
+  return new LinkError(remedyOf(p), p.title, p.retry_after_ms, p);
+}
+
 /** RFC 6455's codes that say "done" or that the same would happen again. */
 const stops = new Set([1000, 1002, 1003, 1007, 1008, 1009, 1010]);
 

@@ -1,4 +1,4 @@
-import { LinkError, problem, remedyOf } from "./errors.js";
+import { asLinkError, LinkError, problem, refusedBy } from "./errors.js";
 import { isObject, parseEvent, parseProblem, parseWelcome, type AthenaEvent, type Problem, type TransportName, type Welcome } from "./events.js";
 import type { Link, LinkParams, LinkSink, Opener, Wanted } from "./link.js";
 import { SSEParser } from "./sse.js";
@@ -18,15 +18,6 @@ export async function problemIn(r: Response): Promise<Problem> {
       ...(after > 0 ? { retry_after_ms: after * 1000 } : {}),
     };
   }
-}
-
-async function refuse(r: Response): Promise<never> {
-  const p = await problemIn(r);
-  throw new LinkError(remedyOf(p), p.title, p.retry_after_ms, p);
-}
-
-function asLinkError(e: unknown): LinkError {
-  return e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
 }
 
 /** `?stream=A&stream=B&after=A:17,B:3`. */
@@ -99,6 +90,12 @@ class Fetched implements Link {
     if (this.#asked.delete(stream)) this.#restart();
   }
 
+  /** Hands on events, but none of a stream that has left, and may be back with another cursor. */
+  give(list: AthenaEvent[]): void {
+    const events = list.filter((e) => this.#asked.has(e.stream));
+    if (events.length > 0) this.sink.events(events);
+  }
+
   authenticate(): void { /* each request has the newest token */ }
 
   #restart(): void {
@@ -129,7 +126,7 @@ class Fetched implements Link {
             this.prove(this.transport === "sse" ? { node: "", heartbeatMs: 0, maxStreams: 0 } : undefined);
             why = nothingFollows();
           } else if (!r.ok) {
-            await refuse(r);
+            throw refusedBy(await problemIn(r));
           } else {
             why = await once(r, current);
           }
@@ -182,7 +179,7 @@ export const openSSE: Opener = (p, sink) => new Promise<Link>((resolve, reject) 
           sink.told(data);
         }
       }
-      if (events.length > 0 && current()) sink.events(events);
+      if (current()) link.give(events);
     }
   });
 });
@@ -202,7 +199,7 @@ export const openLongPoll: Opener = (p, sink) => new Promise<Link>((resolve, rej
     link.prove(undefined);
     sink.told(answer);
     sink.received(text.length);
-    if (events.length > 0) sink.events(events);
+    link.give(events);
     if (answer["done"] === true) return nothingFollows();
     const move = answer["retry_after_ms"]; // the node is going away; another one answers then
     return typeof move === "number" ? new LinkError("reconnect", "the server asks to move", move) : undefined;

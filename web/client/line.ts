@@ -1,5 +1,5 @@
-import { Backoff, sleep } from "./backoff.js";
-import { AthenaError, LinkError, problem } from "./errors.js";
+import { Backoff, sleep, unless } from "./backoff.js";
+import { asLinkError, AthenaError, LinkError, problem } from "./errors.js";
 import { isTerminal, type AthenaEvent, type JSONObject, type TransportName } from "./events.js";
 import type { Link, LinkSink, Wanted } from "./link.js";
 
@@ -68,6 +68,9 @@ export interface LineHost {
   /** The line carries nothing more, and will not. */
   idle(line: Line): void;
 }
+
+/** What a line ends of its own will needs no wait; a server that says 0 gets the shortest. */
+const atOnce = -1;
 
 /** Silence of this many heartbeats is a dead connection. */
 const silentHeartbeats = 2.5;
@@ -150,7 +153,7 @@ export class Line implements Carrier {
     this.choice = choice;
     this.#wake?.abort();
     if (choice !== this.#state.transport) {
-      this.#cut?.(new LinkError("reconnect", choice === "auto" ? "moving to the best transport" : `moving to ${choice}`, 0));
+      this.#cut?.(new LinkError("reconnect", choice === "auto" ? "moving to the best transport" : `moving to ${choice}`, atOnce));
     }
     return true;
   }
@@ -162,7 +165,7 @@ export class Line implements Carrier {
   suspend(): void {
     if (this.#suspended) return;
     this.#suspended = new Promise((resolve) => { this.#resume = resolve; });
-    this.#cut?.(new LinkError("reconnect", "the page was hidden", 0));
+    this.#cut?.(new LinkError("reconnect", "the page was hidden", atOnce));
   }
 
   resume(): void {
@@ -202,10 +205,6 @@ export class Line implements Carrier {
     if (this.#feeds.size === 0) this.#end();
   }
 
-  #closeAll(why: unknown): void {
-    for (const stream of [...this.#feeds.keys()]) this.#close(stream, why);
-  }
-
   async #drive(): Promise<void> {
     this.#running = true;
     const backoff = this.#host.backoff();
@@ -213,7 +212,7 @@ export class Line implements Carrier {
     let renewed = false;
     try {
       for (let attempt = 0; ; attempt++) {
-        while (this.#suspended) await this.#suspended;
+        while (this.#suspended && !signal.aborted) await this.#suspended;
         if (signal.aborted) return;
         this.#set({ state: "connecting", waitMs: 0 });
         this.#moved = false;
@@ -227,23 +226,13 @@ export class Line implements Carrier {
           renewed = true;
         }
         if (why.remedy === "stop" && !(await this.#sift(signal))) throw refusal(why);
-        const waitMs = why.afterMs === 0 ? 0 : backoff.next(why.afterMs);
+        const waitMs = why.afterMs === atOnce ? 0 : backoff.next(why.afterMs);
         this.#set({ state: "waiting", transport: undefined, reason: why.message, waitMs });
-        await this.#pause(waitMs, signal);
+        this.#wake = new AbortController();
+        await sleep(waitMs, signal, this.#wake.signal);
       }
     } catch (e) {
-      if (!signal.aborted) this.#closeAll(e);
-    }
-  }
-
-  async #pause(ms: number, signal: AbortSignal): Promise<void> {
-    this.#wake = new AbortController();
-    try {
-      await sleep(ms, AbortSignal.any([signal, this.#wake.signal]));
-    } catch {
-      signal.throwIfAborted();
-    } finally {
-      this.#wake = undefined;
+      if (!signal.aborted) for (const stream of [...this.#feeds.keys()]) this.#close(stream, e);
     }
   }
 
@@ -318,14 +307,12 @@ export class Line implements Carrier {
       },
       ended: end,
     };
-    const stopped = (): void => { end(new LinkError("finished", "nothing more to carry")); };
-    this.#stop.signal.addEventListener("abort", stopped);
     this.#cut = end;
     let beat: ReturnType<typeof setInterval> | undefined;
     try {
       const opening = this.#host.connect(this, fresh, sink, signal);
       opening.catch(() => undefined);
-      const first = await Promise.race([opening, ended]); // it can be cut while it opens
+      const first = await unless(this.#stop.signal, Promise.race([opening, ended])); // it can be cut while it opens
       if (!(first instanceof LinkError)) {
         // By the clock, since timers stand still while a machine sleeps.
         this.#check = () => {
@@ -333,18 +320,17 @@ export class Line implements Carrier {
         };
         beat = setInterval(this.#check, first.heartbeatMs / 2);
         first.better(signal).then(
-          (yes) => { if (yes && choice === this.choice) end(new LinkError("reconnect", "a better transport works now", 0)); },
+          (yes) => { if (yes && choice === this.choice) end(new LinkError("reconnect", "a better transport works now", atOnce)); },
           () => undefined, // this connection goes on
         );
       }
-      return await ended;
+      return await unless(this.#stop.signal, ended);
     } catch (e) {
-      return e instanceof LinkError ? e : new LinkError("reconnect", e instanceof Error ? e.message : String(e));
+      return asLinkError(e);
     } finally {
       over = true;
       this.#cut = this.#check = undefined;
       clearInterval(beat);
-      this.#stop.signal.removeEventListener("abort", stopped);
       life.abort(new LinkError("reconnect", "this connection is over"));
       this.#link?.abort();
       this.#link = undefined;

@@ -47,6 +47,7 @@ export interface LinkParams {
   /** Fires when the connection hasn't proven itself in time, or isn't wanted any more. */
   probe: AbortSignal;
   fetch: typeof fetch;
+  /** Undefined only where no WebSocket is to be opened. */
   WebSocket: WebSocketConstructor | undefined;
 }
 

@@ -69,20 +69,16 @@ export async function openFirst(
   const reasons: string[] = [];
   let hint: number | undefined;
   for (const offer of offers) {
-    const probe = new AbortController();
-    const abort = (): void => { probe.abort(signal.reason); };
-    signal.addEventListener("abort", abort);
-    if (signal.aborted) abort();
-    const timer = setTimeout(() => { probe.abort(new LinkError("reconnect", `no welcome within ${probeMs} ms`)); }, probeMs);
+    const late = new AbortController();
+    const timer = setTimeout(() => { late.abort(new LinkError("reconnect", `no welcome within ${probeMs} ms`)); }, probeMs);
     try {
-      return await openers[offer.name]({ ...params(offer), probe: probe.signal }, sink);
+      return await openers[offer.name]({ ...params(offer), probe: AbortSignal.any([signal, late.signal]) }, sink);
     } catch (e) {
       if (!(e instanceof LinkError) || e.remedy !== "reconnect") throw e;
       hint = e.afterMs ?? hint;
       reasons.push(`${offer.name}: ${e.message}`);
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener("abort", abort);
     }
   }
   throw new LinkError("reconnect", reasons.join("; ") || "the server offers no transport", hint);

@@ -1,3 +1,4 @@
+import { unless } from "./backoff.js";
 import { Channel } from "./channel.js";
 import { LinkError } from "./errors.js";
 import type { AthenaEvent, Finding, TransportName, Usage } from "./events.js";
@@ -28,6 +29,8 @@ export interface RunHost {
   /** Finds who carries the stream to the viewer, over a transport of this choice. */
   carry(stream: string, viewer: Viewer, choice: TransportChoice): Carrier;
   cancel(stream: string, signal: AbortSignal): Promise<void>;
+  /** Throws where the platform lacks what the choice needs. */
+  check(choice: TransportChoice): void;
 }
 
 /**
@@ -55,6 +58,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
   constructor(host: RunHost, stream: string | ((signal: AbortSignal) => Promise<string>), after: number, choice: TransportChoice, signal?: AbortSignal) {
     this.#host = host;
     this.#choice = choice;
+    host.check(choice);
     this.transcript = new Transcript(after);
     this.#status = {
       state: "starting", transport: undefined, node: "", cursor: after, events: 0, bytes: 0, reconnects: 0, reason: "", waitMs: 0,
@@ -62,7 +66,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
     const abort = (): void => { this.#stop.abort(signal?.reason); };
     signal?.addEventListener("abort", abort);
     if (signal?.aborted) abort();
-    this.#stream = typeof stream === "string" ? Promise.resolve(stream) : stream(this.#stop.signal);
+    this.#stream = typeof stream === "string" ? Promise.resolve(stream) : unless(this.#stop.signal, stream(this.#stop.signal));
     this.#done = this.#drive().finally(() => { signal?.removeEventListener("abort", abort); });
     this.#done.catch(() => undefined); // the iterator reports it, and finished() to those who ask
   }
@@ -113,6 +117,7 @@ export class Run implements AsyncIterable<AthenaEvent> {
    */
   useTransport(choice: TransportChoice): void {
     if (choice === this.#choice) return;
+    this.#host.check(choice);
     this.#choice = choice;
     const id = this.#id;
     if (id !== undefined && this.#carrier && !this.#carrier.choose(choice, id, this.#viewer)) this.#move();
@@ -133,7 +138,13 @@ export class Run implements AsyncIterable<AthenaEvent> {
 
   #set(change: Partial<RunStatus>): void {
     this.#status = { ...this.#status, ...change };
-    for (const l of this.#listeners) l(this.#status);
+    for (const l of this.#listeners) {
+      try {
+        l(this.#status);
+      } catch (e) { // is nobody's fault but the listener's, and nobody else's loss
+        (globalThis.reportError ?? console.error)(e);
+      }
+    }
   }
 
   async #drive(): Promise<void> {
@@ -142,11 +153,8 @@ export class Run implements AsyncIterable<AthenaEvent> {
       const signal = this.#stop.signal;
       signal.throwIfAborted();
       const over = new Promise<unknown>((resolve) => { this.#over = resolve; });
-      const stopped = (): void => { this.#over?.(signal.reason); };
-      signal.addEventListener("abort", stopped);
       this.#carrier = this.#host.carry(id, this.#viewer, this.#choice);
-      const why = await over;
-      signal.removeEventListener("abort", stopped);
+      const why = await unless(signal, over).catch((e: unknown) => e);
       this.#carrier.remove(id, this.#viewer);
       this.#carrier = undefined;
       if (!(why instanceof LinkError && why.remedy === "finished")) throw why;

@@ -14,7 +14,8 @@ const marginMs = 60_000;
 /** The caller's credential. Where its end is known it is kept, and asked for again in time; else it is asked for each time. */
 export class Credentials {
   #kept: { token: string; until: number } | undefined;
-  #asking: Promise<string | undefined> | undefined;
+  /** The newest question, which others join; not those who need another credential than it may give. */
+  #asking: { again: boolean; answer: Promise<string | undefined> } | undefined;
 
   constructor(private readonly source: string | TokenSource | undefined) {}
 
@@ -25,15 +26,16 @@ export class Credentials {
     if (this.#kept && !renew && Date.now() < this.#kept.until) return Promise.resolve(this.#kept.token);
     const { source } = this;
     const again = renew || this.#kept !== undefined;
-    this.#asking ??= (async () => {
-      const t = await source(again);
+    if (this.#asking && this.#asking.again >= again) return this.#asking.answer;
+    const answer = (async () => source(again))().then((t) => {
       const token = typeof t === "object" ? t.token : t;
       const ends = typeof t === "object" ? Number(t.expiresAt) : expiryOf(t);
       const left = (ends ?? 0) - Date.now();
-      this.#kept = token !== undefined && ends !== undefined ? { token, until: ends - Math.min(marginMs, left / 5) } : undefined;
+      if (this.#asking === asking) this.#kept = token !== undefined && ends !== undefined ? { token, until: ends - Math.min(marginMs, left / 5) } : undefined;
       return token;
-    })().finally(() => { this.#asking = undefined; });
-    return this.#asking;
+    }).finally(() => { if (this.#asking === asking) this.#asking = undefined; });
+    const asking = this.#asking = { again, answer };
+    return answer;
   }
 
   /** Calls use with each new token, before the last one ends. */

@@ -1,22 +1,23 @@
-import { LinkError, remedyFor, remedyOf } from "./errors.js";
+import { asLinkError, LinkError, refusedBy, remedyFor } from "./errors.js";
 import { isObject, parseEvent, parseProblem, parseWelcome, type AthenaEvent, type JSONObject } from "./events.js";
-import type { Link, Opener } from "./link.js";
+import type { Link, Opener, WebSocketLike } from "./link.js";
 
 /** A stream's subscription: the id of its command, and whether that was answered. */
 interface Subscription { id: string; after: number; live: boolean }
 
+const of = "WebSocket: ";
+
 /** Opens a WebSocket, and subscribes to the streams when the welcome has come. */
 export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, reject) => {
-  if (!p.WebSocket) { reject(new LinkError("reconnect", "this platform has no WebSocket")); return; }
   const url = new URL(p.url);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   if (p.ticket !== undefined) url.searchParams.set("ticket", p.ticket);
 
-  let ws: InstanceType<typeof p.WebSocket>;
+  let ws: WebSocketLike;
   try {
-    ws = new p.WebSocket(url.href, "athena.v1");
+    ws = new p.WebSocket!(url.href, "athena.v1");
   } catch (e) {
-    reject(new LinkError("reconnect", `WebSocket: ${e instanceof Error ? e.message : String(e)}`));
+    reject(asLinkError(e, of));
     return;
   }
   let open = false; // proven
@@ -72,8 +73,7 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
   });
 
   const failed = (m: JSONObject): void => {
-    const problem = parseProblem(m["error"]);
-    const why = new LinkError(remedyOf(problem), problem.title, problem.retry_after_ms, problem);
+    const why = refusedBy(parseProblem(m["error"]));
     if (m["id"] === undefined && m["stream"] === undefined) { end(why); return; }
     for (const [stream, s] of subscriptions) {
       if (m["id"] === undefined ? m["stream"] !== stream : m["id"] !== s.id) continue;
@@ -138,7 +138,7 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
       }
       if (events.length > 0 && !over) sink.events(events);
     } catch (e) {
-      end(new LinkError("reconnect", `WebSocket: ${e instanceof Error ? e.message : String(e)}`));
+      end(asLinkError(e, of));
     }
   });
 });

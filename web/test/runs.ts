@@ -19,3 +19,14 @@ export function until(run: Run, wanted: (s: Run["status"]) => boolean): Promise<
     });
   });
 }
+
+/** A window and document of sorts, for as long as f runs. */
+export async function inPage(f: (page: { window: EventTarget; document: EventTarget }) => Promise<void>): Promise<void> {
+  const page = { window: new EventTarget(), document: new EventTarget() };
+  Object.assign(globalThis, page);
+  try {
+    await f(page);
+  } finally {
+    for (const key of Object.keys(page)) Reflect.deleteProperty(globalThis, key);
+  }
+}

@@ -5,7 +5,7 @@ import { setTimeout } from "node:timers/promises";
 import { WebSocket } from "ws";
 import { Athena, AthenaError, type AthenaOptions, type Run, type TransportChoice } from "../client/index.js";
 import { Fake } from "./fake.js";
-import { all, until } from "./runs.js";
+import { all, inPage, until } from "./runs.js";
 
 let fake: Fake;
 let url: string;
@@ -178,17 +178,6 @@ test("the end of a JWT is read from it", async () => {
   assert.equal((await events).length, 2);
   assert.equal(asked, 2);
 });
-
-/** A window and document of sorts, for as long as f runs. */
-async function inPage(f: (page: { window: EventTarget; document: EventTarget }) => Promise<void>): Promise<void> {
-  const page = { window: new EventTarget(), document: new EventTarget() };
-  Object.assign(globalThis, page);
-  try {
-    await f(page);
-  } finally {
-    for (const key of Object.keys(page)) Reflect.deleteProperty(globalThis, key);
-  }
-}
 
 test("a page in the back-forward cache has no connection, and goes on when it is back", () => inPage(async ({ window }) => {
   const text = write(name(0), 2);
