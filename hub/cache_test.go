@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,5 +45,28 @@ func TestClientsAreToldWhenCachedAnswersAreNoLongerGood(t *testing.T) {
 	}
 	if poll, problem := w.poll("single=1&after=0&stream=" + p.id); problem != nil || poll.Cache != "b2" || len(poll.Events) != 2 {
 		t.Errorf("the poll is answered %+v, %v", poll, problem)
+	}
+}
+
+func TestAClientThatReadsLateIsToldTheNewestGenerationOnly(t *testing.T) {
+	var generation atomic.Value
+	generation.Store("a")
+	o := oneMessage
+	o.CacheGeneration = func() string { return generation.Load().(string) }
+	w := newWorld(t, o, roomyFeeds)
+	c, rest := w.hang(w.huge())
+	for _, g := range []string{"b", "c", "d"} {
+		generation.Store(g)
+		w.hub.TellCacheGeneration()
+	}
+	if _, err := io.Copy(io.Discard, rest); err != nil {
+		t.Fatal(err)
+	}
+	if m := c.next(); m.Type != protocol.MessageCache || m.Cache != "d" {
+		t.Errorf("the first is %+v, want that it is d", m)
+	}
+	c.send(`{"type":"ping","id":"p"}`)
+	if m := c.next(); m.Type != protocol.MessagePong {
+		t.Errorf("the next is %+v, want a pong", m)
 	}
 }

@@ -54,7 +54,7 @@ func (c *credentials) tell() {
 // await waits until so many connections watch.
 func (c *credentials) await(t *testing.T, n int) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(patience)
 	for {
 		c.mu.Lock()
 		have, changed := len(c.watching), c.changed

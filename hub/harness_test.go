@@ -22,6 +22,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long a test waits for what is to happen, on a machine that is
+// busy with something else.
+const patience = time.Minute
+
 // A world is a hub behind a real HTTP server, and the streams in it.
 type world struct {
 	t      *testing.T
@@ -251,7 +255,7 @@ type wsClient struct {
 
 func (w *world) dial() *wsClient {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, w.url+"/v1/ws", &websocket.DialOptions{Subprotocols: []string{protocol.Version}})
 	if err != nil {
@@ -267,7 +271,7 @@ func (w *world) dial() *wsClient {
 
 func (c *wsClient) send(msg string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	if err := c.conn.Write(ctx, websocket.MessageText, []byte(msg)); err != nil {
 		c.t.Fatal(err)
@@ -320,7 +324,7 @@ func (c *wsClient) read(ctx context.Context) (m protocol.Message, events []proto
 // next returns the next message of the server's own.
 func (c *wsClient) next() protocol.Message {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for {
 		m, events, err := c.read(ctx)
@@ -336,7 +340,7 @@ func (c *wsClient) next() protocol.Message {
 // until reads until the stream has ended.
 func (c *wsClient) until(id string) *protocol.Transcript {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for {
 		if tr := c.transcripts[id]; tr != nil && tr.Terminal() != nil {
@@ -351,7 +355,7 @@ func (c *wsClient) until(id string) *protocol.Transcript {
 // closeCode reads until the connection ends and returns its close code.
 func (c *wsClient) closeCode() int {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for {
 		if _, _, err := c.read(ctx); err != nil {
@@ -532,15 +536,15 @@ func (r *recorder) closedFor(reason string) int {
 	return r.closed[reason]
 }
 
-// eventually fails the test if cond does not come true within ten seconds.
+// eventually fails the test if cond does not come true.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for !cond() {
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

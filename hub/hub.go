@@ -381,8 +381,8 @@ func (h *Hub) TellCacheGeneration() {
 	}
 }
 
-// tellGeneration queues the generation, if the client doesn't know it. The hub's
-// mu is held; the caller wakes the session.
+// tellGeneration has the client told the generation, if it doesn't know it: of
+// several only the newest. The hub's mu is held; the caller wakes the session.
 func (s *session) tellGeneration() bool {
 	g := s.hub.opts.CacheGeneration()
 	if g == s.generation {
@@ -391,10 +391,7 @@ func (s *session) tellGeneration() bool {
 	s.generation = g
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending != nil {
-		return false
-	}
-	s.outbox = append(s.outbox, s.link.cacheMessage(g))
+	s.cache = g
 	return true
 }
 

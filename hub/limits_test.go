@@ -86,7 +86,7 @@ func TestAStreamThatIsSubscribedAnewWhileItsEndIsWrittenIsSentAgain(t *testing.T
 	c.send(fmt.Sprintf(`{"type":"cancel","id":"k","stream":%q}`, p.id))
 	<-cmds.cancelled // all of them are done while the writer hangs
 
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := io.Copy(io.Discard, rest); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestAClientThatSendsCommandsAndReadsNoAnswersIsClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			closed := w.metrics.closedFor("too_slow")
 			c, _ := w.hang(w.huge())
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			var err error
 			for i := 0; i < 100_000 && err == nil; i++ {
@@ -152,7 +152,7 @@ func TestAMergedChunkOfALongPollKeepsTheLimitOfOneEvent(t *testing.T) {
 func TestAnEventSourceThatReconnectsDuringADrainIsNotAnsweredWith5xx(t *testing.T) {
 	w := newWorld(t, hub.Options{}, hub.FeedLimits{})
 	p := w.publish().start()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	w.hub.Drain(ctx, 0)
 	c := w.sse("single=1&stream="+p.id, "1")
@@ -190,11 +190,12 @@ func TestAnSSEClientWhoseHistoryHasExpiredIsTold(t *testing.T) {
 }
 
 func TestAPingIsAnsweredAfterAQuietTimeLongerThanTheWriteTimeout(t *testing.T) {
-	w := newWorld(t, hub.Options{WriteTimeout: 50 * time.Millisecond, Heartbeat: time.Hour}, hub.FeedLimits{})
+	t.Parallel()
+	w := newWorld(t, hub.Options{WriteTimeout: time.Second, Heartbeat: time.Hour}, hub.FeedLimits{})
 	c := w.dial()
-	quiet := time.After(100 * time.Millisecond)
+	quiet := time.After(1500 * time.Millisecond)
 	<-quiet
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	go func() {
 		for {
@@ -221,7 +222,7 @@ func TestDrainAlsoMovesAClientThatWasAdmittedJustBefore(t *testing.T) {
 	got := make(chan *sseClient, 1)
 	go func() { got <- w.sse("single=1&stream="+id, "") }()
 	eventually(t, "the stream is being opened", func() bool { opens, _, _ := w.source.counts(); return opens == 1 })
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	w.hub.Drain(ctx, 0)
 	close(block)
@@ -237,7 +238,7 @@ func TestDrainAlsoMovesAClientThatWasAdmittedJustBefore(t *testing.T) {
 	}()
 	select {
 	case <-over:
-	case <-time.After(2 * time.Second):
+	case <-time.After(patience):
 		t.Errorf("the drain is over, and a client that was being admitted stays for good (connections: %d)", w.hub.Connections())
 	}
 }
@@ -292,7 +293,7 @@ func TestALongPollClientThatPipelinesAndReadsNothingIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the server gives a write up", func() bool { return w.metrics.closedFor("write_failed") == 1 })
-	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	n, err := io.Copy(io.Discard, conn)

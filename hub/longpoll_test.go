@@ -37,7 +37,8 @@ func TestALongPollThatWaitsInVainReturnsItsCursor(t *testing.T) {
 }
 
 func TestALongPollLingersForABurst(t *testing.T) {
-	w := newWorld(t, hub.Options{PollLinger: 200 * time.Millisecond}, hub.FeedLimits{})
+	t.Parallel()
+	w := newWorld(t, hub.Options{PollLinger: 2 * time.Second}, hub.FeedLimits{})
 	p := w.publish().start()
 	answer := make(chan protocol.Poll)
 	go func() { g, _ := w.poll("single=1&after=1&wait=30s&stream=" + p.id); answer <- g }()

@@ -23,7 +23,7 @@ func (w *world) watchRaw(p *publisher) net.Conn {
 	w.t.Helper()
 	raw := w.rawWebSocket(fmt.Sprintf(`{"type":"subscribe","id":"s","stream":%q}`, p.id))
 	w.t.Cleanup(func() { _ = raw.Close() })
-	if err := raw.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := raw.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		w.t.Fatal(err)
 	}
 	eventually(w.t, "the client watches", func() bool { n, _ := p.feed.Watchers(); return n == 1 })
@@ -34,7 +34,7 @@ func (w *world) watchRaw(p *publisher) net.Conn {
 // pongs came. Text must be JSON, and nothing may stand between the frames.
 func readFrames(t *testing.T, raw net.Conn) (pongs int) {
 	t.Helper()
-	if err := raw.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := raw.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReaderSize(raw, 64<<10)
@@ -110,6 +110,7 @@ func TestAClientThatPausesAfterAPingHasTheWholeWriteTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 6 s")
 	}
+	t.Parallel()
 	w := newWorld(t, hub.Options{}, hub.FeedLimits{FeedBytes: 512 << 20})
 	p := w.publish().start()
 	raw := w.watchRaw(p)
@@ -144,7 +145,8 @@ func (s slowCommands) Analyze(ctx context.Context, _ []byte) (string, error) {
 }
 
 func TestAClientIsNotTakenForDeadWhileItsCommandIsDone(t *testing.T) {
-	w := newWorld(t, hub.Options{Heartbeat: 200 * time.Millisecond, Commands: slowCommands{takes: time.Second}}, hub.FeedLimits{})
+	t.Parallel()
+	w := newWorld(t, hub.Options{Heartbeat: aBeat, Commands: slowCommands{takes: 4 * aBeat}}, hub.FeedLimits{})
 	c := w.dial()
 	c.send(`{"type":"analyze","id":"a","request":{"code":"x"}}`)
 	for {

@@ -18,9 +18,8 @@ import (
 type link interface {
 	// appendControl appends a message that is no event.
 	appendControl(buf, msg []byte) []byte
-	// cacheMessage is what appendControl takes to tell of another generation of
-	// cached answers. Unlike the others it may be called by anybody.
-	cacheMessage(generation string) []byte
+	// appendCache tells of another generation of cached answers.
+	appendCache(buf []byte, generation string) []byte
 	// appendEvents appends b as one message.
 	appendEvents(buf []byte, b *batch) []byte
 	// appendBeats appends what tells the client that the server is there, or
@@ -80,7 +79,7 @@ type session struct {
 	busy      atomic.Bool  // a command is being done, and nothing is read
 
 	// Guarded by the hub's mu: the generation of cached answers that the client
-	// has been told.
+	// has been told, or is about to be.
 	generation string
 
 	// Owned by the hub's heart.
@@ -94,6 +93,7 @@ type session struct {
 	subs   []*subscription // guarded by mu; the slice is replaced, not changed
 	outbox [][]byte        // guarded by mu: control messages that wait
 	beats  beats           // guarded by mu
+	cache  string          // guarded by mu: the generation that the client is to be told, "" for none
 	ping   []byte          // guarded by mu: the client's newest ping, not nil until it is answered
 	ending *ending         // guarded by mu: the session is to end
 }
@@ -246,8 +246,8 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 		s.mu.Unlock()
 		return roundWaits
 	}
-	subs, outbox, due, ping, end := s.subs, s.outbox, s.beats, s.ping, s.ending
-	s.outbox, s.beats, s.ping = nil, 0, nil
+	subs, outbox, due, ping, cache, end := s.subs, s.outbox, s.beats, s.ping, s.cache, s.ending
+	s.outbox, s.beats, s.ping, s.cache = nil, 0, nil, ""
 	s.mu.Unlock()
 
 	if end != nil && end.abort {
@@ -268,6 +268,9 @@ func (s *session) round(sc *scratch, mayWait bool) roundEnd {
 	}
 	if ping != nil {
 		buf = s.link.appendPong(buf, ping)
+	}
+	if cache != "" {
+		buf = s.link.appendCache(buf, cache)
 	}
 
 	b := &sc.batch

@@ -217,15 +217,15 @@ func (l *sseLink) appendControl(buf, frame []byte) []byte {
 	return l.closeChunk(append(l.openChunk(buf), frame...), from)
 }
 
-// cacheMessage has no id, so that the client's cursor stays.
-func (*sseLink) cacheMessage(generation string) []byte {
+// appendCache gives the frame no id, so that the client's cursor stays.
+func (l *sseLink) appendCache(buf []byte, generation string) []byte {
 	data, err := json.Marshal(struct {
 		Cache string `json:"cache"`
 	}{generation})
 	if err != nil {
 		panic(err) // a string
 	}
-	return protocol.AppendSSE(nil, nil, protocol.MessageCache, data)
+	return l.appendControl(buf, protocol.AppendSSE(nil, nil, protocol.MessageCache, data))
 }
 
 func (l *sseLink) appendEvents(buf []byte, b *batch) []byte {

@@ -273,8 +273,8 @@ func (*wsLink) appendControl(buf, msg []byte) []byte {
 	return append(appendFrame(buf, len(msg)), msg...)
 }
 
-func (*wsLink) cacheMessage(generation string) []byte {
-	return (&protocol.Message{Type: protocol.MessageCache, Cache: generation}).JSON()
+func (l *wsLink) appendCache(buf []byte, generation string) []byte {
+	return l.appendControl(buf, (&protocol.Message{Type: protocol.MessageCache, Cache: generation}).JSON())
 }
 
 func (*wsLink) appendPong(buf, payload []byte) []byte {

@@ -28,7 +28,7 @@ func TestAWebSocketClientThatKeepsUpGetsEachEventAsOneMessage(t *testing.T) {
 	if m := c.next(); m.Type != protocol.MessageSubscribed || m.ID != "s" || *m.Head != 1 {
 		t.Fatalf("answer is %+v, want subscribed with head 1", m)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for i := range 20 {
 		if i > 0 {
@@ -54,7 +54,7 @@ func TestALateWebSocketClientGetsTheTextSoFarAsOneChunk(t *testing.T) {
 	c.conn.SetReadLimit(2 << 20)
 	c.subscribe(p.id, 0)
 	c.next()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, events, err := c.read(ctx)
 	if err != nil {
@@ -299,7 +299,9 @@ func TestAnalyzeOverWebSocketIsAcceptedAndThenStreams(t *testing.T) {
 type lateCommands struct{ commands }
 
 func TestAClientThatReadsNothingIsClosedAndOthersDontNotice(t *testing.T) {
-	w := newWorld(t, hub.Options{WriteTimeout: 2 * time.Second}, hub.FeedLimits{})
+	t.Parallel()
+	const writeTimeout = 6 * time.Second // which the one that reads must not need
+	w := newWorld(t, hub.Options{WriteTimeout: writeTimeout}, hub.FeedLimits{})
 	p := w.publish().start()
 	raw := w.rawWebSocket(fmt.Sprintf(`{"type":"subscribe","id":"s","stream":%q}`, p.id))
 	defer raw.Close()
@@ -313,7 +315,7 @@ func TestAClientThatReadsNothingIsClosedAndOthersDontNotice(t *testing.T) {
 	for range 600 { // 9.6 MB: more than the sockets' buffers take
 		began := time.Now()
 		p.chunk(piece)
-		if d := time.Since(began); d > time.Second { // it would be the write timeout if it waited
+		if d := time.Since(began); d > writeTimeout/2 { // it would be all of it if it waited
 			t.Errorf("an append took %v while one client doesn't read", d)
 		}
 	}
@@ -375,7 +377,7 @@ func readFrame(r io.Reader) (first byte, payload []byte, err error) {
 // readRawEvents applies whole messages until the connection breaks.
 func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 	t.Helper()
-	_ = nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetReadDeadline(time.Now().Add(patience))
 	br := bufio.NewReader(nc)
 	if _, err := http.ReadResponse(br, nil); err != nil {
 		t.Fatal(err)
@@ -416,9 +418,10 @@ func readRawEvents(t *testing.T, nc net.Conn, tr *protocol.Transcript) {
 
 // aBeat is a heartbeat of which a client may miss one while the machine is
 // busy with something else.
-const aBeat = 500 * time.Millisecond
+const aBeat = time.Second
 
 func TestAnIdleWebSocketGetsHeartbeatsAndASilentOneIsClosed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, hub.Options{Heartbeat: aBeat}, hub.FeedLimits{})
 	silent := w.rawWebSocket("") // reads, but never says anything
 	defer silent.Close()
@@ -452,6 +455,7 @@ func TestAnIdleWebSocketGetsHeartbeatsAndASilentOneIsClosed(t *testing.T) {
 }
 
 func TestAClientThatOnlyReadsABusyStreamIsNotTakenForDead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, hub.Options{Heartbeat: aBeat}, hub.FeedLimits{})
 	p := w.publish().start()
 	c := w.dial()
@@ -500,7 +504,7 @@ func TestDrainAsksClientsToMove(t *testing.T) {
 	}()
 	eventually(t, "all three watch", func() bool { n, _ := p.feed.Watchers(); return n == 3 })
 
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	drained := make(chan struct{})
 	go func() { defer close(drained); w.hub.Drain(ctx, 20*time.Millisecond) }()

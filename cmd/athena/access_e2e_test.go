@@ -376,7 +376,11 @@ func TestKnownKeysGoOnWorkingWithoutAMajorityAndNoneCanBeMade(t *testing.T) {
 	if r := a.do("POST", "/v1/analyses?wait=20s", aRequest, authorization(k.Key)...); r.status != http.StatusCreated || !protocol.StreamOf(decode[protocol.Metadata](t, r).ID, "acme") {
 		t.Errorf("a known key: %d %s", r.status, r.body)
 	}
-	for _, r := range []reply{a.do("POST", "/v1/keys", `{"name":"late"}`), a.do("DELETE", "/v1/keys/"+k.ID, "")} {
+	before := a.generation()
+	for _, r := range []reply{a.do("POST", "/v1/keys", `{"name":"late"}`), a.do("DELETE", "/v1/keys/"+k.ID, ""), a.do("DELETE", "/v1/cache", "")} {
 		wantProblem(t, r, http.StatusServiceUnavailable, protocol.CodeServiceUnavailable)
+	}
+	if got := a.generation(); got != before {
+		t.Errorf("the generation of cached answers is %q, want %q as before", got, before)
 	}
 }

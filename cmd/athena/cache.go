@@ -46,10 +46,15 @@ var (
 )
 
 // Read implements cache.Mark.
-func (m cacheMark) Read(ctx context.Context) ([]byte, error) { return m.bus.CacheMark(ctx) }
+func (m cacheMark) Read(ctx context.Context) ([]byte, error) {
+	mark, err := m.bus.CacheMark(ctx)
+	return mark, stored(err)
+}
 
 // Set implements cache.Mark.
-func (m cacheMark) Set(ctx context.Context, mark []byte) error { return m.bus.SetCacheMark(ctx, mark) }
+func (m cacheMark) Set(ctx context.Context, mark []byte) error {
+	return stored(m.bus.SetCacheMark(ctx, mark))
+}
 
 // Announce implements cache.Mark.
 func (m cacheMark) Announce() error { return m.bus.Publish(cacheTopic, nil) }

@@ -338,7 +338,7 @@ func shown(err error) error {
 func stored(err error) error {
 	switch {
 	case errors.Is(err, backbone.ErrNoStore):
-		return protocol.Errorf(protocol.CodeServiceUnavailable, "the store can't be written to now: %w", err).WithRetryAfter(time.Second)
+		return protocol.Errorf(protocol.CodeServiceUnavailable, "the store can't be used now: %w", err).WithRetryAfter(time.Second)
 	case errors.Is(err, secrets.ErrMaster):
 		return protocol.Errorf(protocol.CodeServiceUnavailable, "the key can't be sealed now: %w", err).WithRetryAfter(time.Second)
 	}

@@ -286,15 +286,15 @@ func (p *findingParser) endFenceLine() {
 // formed. Fields that a finding doesn't have are ignored: models add some.
 func (p *findingParser) parse(line string) *protocol.Finding {
 	var w struct {
-		Rule        string  `json:"rule"`
-		Severity    string  `json:"severity"`
-		Message     string  `json:"message"`
-		Line        int     `json:"line"`
-		Column      int     `json:"column"`
-		EndLine     int     `json:"end_line"`
-		EndColumn   int     `json:"end_column"`
-		Suggestion  string  `json:"suggestion"`
-		Replacement *string `json:"replacement"`
+		Rule        string `json:"rule"`
+		Severity    string `json:"severity"`
+		Message     string `json:"message"`
+		Line        int    `json:"line"`
+		Column      int    `json:"column"`
+		EndLine     int    `json:"end_line"`
+		EndColumn   int    `json:"end_column"`
+		Suggestion  string `json:"suggestion"`
+		Replacement any    `json:"replacement"` // no reason to lose a finding, where it is no text
 	}
 	if json.Unmarshal([]byte(line[len(findingMarker):]), &w) != nil {
 		return nil
@@ -313,8 +313,8 @@ func (p *findingParser) parse(line string) *protocol.Finding {
 		return nil
 	}
 	// What replaces lines that aren't there was meant for others.
-	if w.Replacement != nil && (w.EndLine == 0 || w.EndLine == f.Range.End.Line) {
-		f.Replacement = p.src.replacement(*w.Replacement, f.Range)
+	if code, ok := w.Replacement.(string); ok && (w.EndLine == 0 || w.EndLine == f.Range.End.Line) {
+		f.Replacement = p.src.replacement(code, f.Range)
 	}
 	p.left--
 	return f

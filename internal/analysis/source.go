@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/athena-hub/athena/protocol"
@@ -93,9 +94,6 @@ func (s *source) place(line, column, endLine, endColumn int) (r protocol.Range, 
 	}, true
 }
 
-// numbered is how lines begin in what models are shown (see prompts).
-var numbered = regexp.MustCompile(`^ *[0-9]+ \| ?`)
-
 // replacement returns the code that a model means to put in place of the lines
 // of r: without the fence and the numbers that models add though they are asked
 // not to, and without the end of its last line. It is nil where nothing would
@@ -107,28 +105,33 @@ func (s *source) replacement(code string, r protocol.Range) *string {
 			code = strings.TrimSuffix(inside, "\n")
 		}
 	}
-	if code != "" {
-		lines := strings.Split(code, "\n")
-		all := true
-		for i, line := range lines {
-			number := numbered.FindString(line)
-			all = all && number != ""
-			lines[i] = line[len(number):]
-		}
-		if all {
-			code = strings.Join(lines, "\n")
-		}
+	if code == "" {
+		return &code
 	}
-	same := r.End.Line-r.Start.Line == strings.Count(code, "\n")
-	if same {
-		n := r.Start.Line
-		for line := range strings.SplitSeq(code, "\n") {
-			same = same && s.line(n) == line
-			n++
-		}
+	code = withoutNumbers(code, r.Start.Line)
+	was := make([]string, 0, r.End.Line-r.Start.Line+1)
+	for n := r.Start.Line; n <= r.End.Line; n++ {
+		was = append(was, s.line(n))
 	}
-	if same {
+	if code == strings.Join(was, "\n") {
 		return nil
 	}
 	return &code
+}
+
+// numbered is how lines begin in what models are shown (see prompts).
+var numbered = regexp.MustCompile(`^ *([0-9]+) \| ?`)
+
+// withoutNumbers returns code without the numbers of its lines, if it has those
+// of all lines from first on: others are code, such as "1 | 2 =>".
+func withoutNumbers(code string, first int) string {
+	lines := strings.Split(code, "\n")
+	for i, line := range lines {
+		m := numbered.FindStringSubmatch(line)
+		if m == nil || m[1] != strconv.Itoa(first+i) {
+			return code
+		}
+		lines[i] = line[len(m[0]):]
+	}
+	return strings.Join(lines, "\n")
 }

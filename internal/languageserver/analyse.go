@@ -97,10 +97,11 @@ func (s *server) request(d *document, code string, kind protocol.AnalysisKind) *
 
 // analyse analyses, and publishes what is found while it is found.
 func (s *server) analyse(ctx context.Context, j *job) error {
-	code, whole := j.text, j.to == 0
+	text, whole := lines(j.text), j.to == 0
 	if !whole {
-		code = strings.Join(lines(j.text)[j.from:j.to], "\n")
+		text = text[j.from:j.to]
 	}
+	code := strings.Join(text, "\n")
 	if strings.TrimSpace(code) == "" {
 		s.found(ctx, j, nil)
 		return nil

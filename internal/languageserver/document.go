@@ -44,7 +44,8 @@ func units(s string) int {
 	return n
 }
 
-// lines splits a text as editors do.
+// lines splits a text as editors do. The server is sent code that has "\n" between
+// them, so that it counts the same lines: for it, "\r" alone ends none.
 func lines(text string) []string {
 	return strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text), "\n")
 }

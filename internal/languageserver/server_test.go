@@ -395,6 +395,16 @@ func TestASelectionIsAnalysedByItselfAndTheRestIsKept(t *testing.T) {
 	e.wantPublished("x.go v1 a2/3@0:0-0:1 c2/3@2:0-2:1 b0/3@1:0-1:1")
 }
 
+// Else what replaces a line of the server's would replace another of the editor's.
+func TestTheServerCountsTheLinesThatTheEditorCounts(t *testing.T) {
+	h := &hub{answer: func(req *protocol.Request) []protocol.Finding {
+		return []protocol.Finding{finding(fmt.Sprintf("%q", req.Code), protocol.SeverityLow, strings.Count(req.Code, "\n")+1, 1, 2, "")}
+	}}
+	e := edit(t, h, "/w", 1)
+	e.open("file:///w/x.go", "a\rb\r\nc\nd")
+	e.wantPublished(`x.go v1 "a\nb\nc\nd"/3@3:0-3:1`)
+}
+
 func TestAWorkspaceIsAnalysedWhereItHasChanged(t *testing.T) {
 	h := &hub{answer: func(req *protocol.Request) []protocol.Finding {
 		return []protocol.Finding{finding(req.Code, protocol.SeverityLow, 1, 1, 2, "")}

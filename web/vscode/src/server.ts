@@ -81,7 +81,7 @@ export class Server implements Disposable {
       args: server ? ["lsp", "--server", server] : ["lsp"],
       // Not in the workspace, whose files are not the user's word. The token
       // goes by the environment, since others of the machine see arguments.
-      options: { cwd: homedir(), env: token ? { ATHENA_TOKEN: token } : {} },
+      options: { cwd: homedir(), env: { ...process.env, ...(token && { ATHENA_TOKEN: token }) } },
     }, {
       documentSelector: languages.flatMap((language) => [{ scheme: "file", language }, { scheme: "untitled", language }]),
       initializationOptions: options,

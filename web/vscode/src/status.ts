@@ -15,7 +15,10 @@ export class Status implements Disposable {
     this.#item.show();
   }
 
-  starting(): void { this.#say("$(sync~spin)", "starting"); }
+  starting(): void {
+    this.#work.clear(); // of a server that was stopped, and won't tell its end
+    this.#say("$(sync~spin)", "starting");
+  }
 
   ready(): void { this.#say("$(eye)", "ready"); }
 

@@ -30,7 +30,7 @@ test("the server is started as the settings say, outside of the workspace", asyn
   await w.activate();
   await w.until("the notes", () => notes(w).length >= 2);
   assert.deepEqual(notes(w), [
-    { args: ["lsp", "--server", "https://hub.example"], token: "ak_secret", cwd: homedir() },
+    { args: ["lsp", "--server", "https://hub.example"], token: "ak_secret", cwd: homedir(), home: process.env["HOME"] },
     { options: { analysis: "security", model: "m", debounce_ms: -1 } },
   ]);
   assert.equal(w.item.tooltip, "Athena: ready");
@@ -50,7 +50,7 @@ test("other settings and another token start another server", async (t) => {
   await w.until("the fourth", () => notes(w).length >= 8);
   await w.run("athena.restart");
   await w.until("the fifth", () => notes(w).length >= 10);
-  const started = (token: string | null) => ({ args: ["lsp"], token, cwd: homedir() });
+  const started = (token: string | null) => ({ args: ["lsp"], token, cwd: homedir(), home: process.env["HOME"] });
   assert.deepEqual(notes(w), [
     started(null), { options: { debounce_ms: 1500 } }, started(null), { options: { debounce_ms: 7 } },
     started("ak_new"), { options: { debounce_ms: 7 } }, started(null), { options: { debounce_ms: 7 } },
@@ -125,6 +125,10 @@ test("commands reach the server, and the item tells what it does", async (t) => 
     { command: "athena.explain", arguments: ["file:///x.go", range(4)] },
   ]);
   assert.deepEqual(w.executed.at(-1), ["editor.action.showHover"]);
+  await w.run("athena.workspace"); // which the next one knows nothing of
+  await w.run("athena.restart");
+  await w.run("athena.selected", editor(3));
+  await w.until("its failure alone", () => w.item.tooltip === "Athena: not analysed");
   await w.run("athena.showLog");
   assert.equal(w.logged.at(-1), "shown");
 });

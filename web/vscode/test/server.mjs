@@ -2,15 +2,16 @@
 // Stands for athena: says on standard error how it was started, and what it is
 // asked. It analyses nothing.
 import { writeSync } from "node:fs";
+const token = `t${process.pid}`; // another one for each server
 const note = (what) => writeSync(2, `${JSON.stringify(what)}\n`);
-note({ args: process.argv.slice(2), token: process.env.ATHENA_TOKEN ?? null, cwd: process.cwd() });
+note({ args: process.argv.slice(2), token: process.env.ATHENA_TOKEN ?? null, cwd: process.cwd(), home: process.env.HOME ?? null });
 const send = (message) => {
   const body = JSON.stringify({ jsonrpc: "2.0", ...message });
   process.stdout.write(`Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 };
-const progress = (value) => send({ method: "$/progress", params: { token: "t", value } });
+const progress = (value) => send({ method: "$/progress", params: { token, value } });
 const begin = (title) => {
-  send({ id: "p", method: "window/workDoneProgress/create", params: { token: "t" } });
+  send({ id: "p", method: "window/workDoneProgress/create", params: { token } });
   progress({ kind: "begin", title });
 };
 const answers = {
