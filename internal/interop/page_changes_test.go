@@ -111,6 +111,15 @@ func testPageChanges(t *testing.T, chromium context.Context) {
 	says(1, "")
 	says(3, "")
 
+	// The mark in the code shows it, too.
+	at := get[[]float64](p, `((b) => [b.left + 20, b.top + b.height / 2])(document.querySelector(".cm-lintRange").getBoundingClientRect())`)
+	p.do(chromedp.MouseEvent(chromedp.MouseMoved, at[0]-10, at[1]), chromedp.MouseEvent(chromedp.MouseMoved, at[0], at[1]))
+	p.until(`document.querySelector(".cm-diagnostic .diff")`)
+	p.look(looks[0], "changes-mark")
+	p.do(chromedp.Click(".cm-diagnosticAction", chromedp.NodeVisible))
+	lines(second...)
+	says(1, done)
+
 	p.do(chromedp.Reload(), chromedp.Click("#history-open", chromedp.NodeVisible))
 	p.until(`document.querySelectorAll("#history-list > li").length === 1`)
 	p.do(chromedp.Click("#history-list .past", chromedp.NodeVisible))
