@@ -1,4 +1,4 @@
-import { defaultKeymap, history, historyKeymap, isolateHistory } from "@codemirror/commands";
+import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
 import { bracketMatching, syntaxHighlighting } from "@codemirror/language";
 import { lintGutter, nextDiagnostic, previousDiagnostic, setDiagnostics, type Diagnostic } from "@codemirror/lint";
 import { highlightSelectionMatches, search, searchKeymap } from "@codemirror/search";
@@ -137,7 +137,7 @@ export class Editor {
     const changes = changeSince(doc, f, this.doc, this.#marked.since);
     if (typeof changes === "string") return false;
     this.#view.dispatch({
-      changes, selection: { anchor: changes.from }, annotations: isolateHistory.of("full"), userEvent: "input.complete",
+      changes, selection: { anchor: changes.from }, userEvent: "input.complete",
       effects: EditorView.scrollIntoView(changes.from, { y: "nearest", yMargin: 40 }),
     });
     return true;
