@@ -61,7 +61,7 @@ func (*analyzeCommand) Help() string {
 
     FILE:LINE:COLUMN: SEVERITY: MESSAGE [RULE]
 
-for each finding, and below it, indented, what to do about it. Where no server runs, the analysis runs in this process, with the providers that athena serve would have (from OPENAI_API_KEY and so on, and from --config or ATHENA_CONFIG); without any, fixed rules look through the code, offline.
+for each finding, and below it, indented, what to do about it, and the lines of code that should go (-) and come (+), where these are known. Where no server runs, the analysis runs in this process, with the providers that athena serve would have (from OPENAI_API_KEY and so on, and from --config or ATHENA_CONFIG); without any, fixed rules look through the code, offline.
 
 An interrupt (Ctrl-C) cancels the analysis and shows its end; a second one leaves at once.
 
@@ -92,7 +92,7 @@ func (c *analyzeCommand) Run(ctx context.Context, env *environment) error {
 		// the analysis would run on, or its files stay.
 		signal.Ignore(syscall.SIGPIPE)
 	}
-	s := newScreen(env, name)
+	s := newScreen(env, name, req.Code)
 	log, err := telemetry.NewLogger(s, "error", telemetry.FormatConsole)
 	if err != nil {
 		return err

@@ -20,7 +20,8 @@ type screen struct {
 	out, err io.Writer
 	live     bool // both are a terminal
 	colour   bool
-	file     string // what findings are in
+	file     string   // what findings are in
+	code     []string // its lines
 
 	mu     sync.Mutex
 	start  bool     // guarded by mu: stdout (the cursor, where live) is at a line's start
@@ -29,8 +30,8 @@ type screen struct {
 	failed error    // guarded by mu: the first error of stdout
 }
 
-func newScreen(env *environment, file string) *screen {
-	s := &screen{out: env.stdout, err: env.stderr, file: oneLine(file), start: true}
+func newScreen(env *environment, file, code string) *screen {
+	s := &screen{out: env.stdout, err: env.stderr, file: oneLine(file), code: codeLines(code), start: true}
 	_, out := terminalWidth(env.stdout)
 	_, err := terminalWidth(env.stderr)
 	s.live = out && err && variable(env, "TERM") != "dumb"
@@ -193,12 +194,14 @@ func (s *screen) styled(style, text string) string {
 //
 //	main.go:12:3: high: a message [a-rule]
 //	    what to do about it
+//	    - a line that goes
+//	    + one that comes in its place
 func (s *screen) finding(f *protocol.Finding) error {
 	place := fmt.Sprintf("%s:%d:%d:", s.file, f.Range.Start.Line, f.Range.Start.Column)
 	suggestion := ""
 	if f.Suggestion != "" {
 		suggestion = "\n    " + oneLine(f.Suggestion)
 	}
-	return s.line("%s %s %s %s%s", s.styled(styleBold, place), s.styled(severityStyles[f.Severity], oneLine(string(f.Severity))+":"),
-		oneLine(f.Message), s.styled(styleDim, "["+oneLine(f.Rule)+"]"), suggestion)
+	return s.line("%s %s %s %s%s%s", s.styled(styleBold, place), s.styled(severityStyles[f.Severity], oneLine(string(f.Severity))+":"),
+		oneLine(f.Message), s.styled(styleDim, "["+oneLine(f.Rule)+"]"), suggestion, s.change(f))
 }

@@ -51,6 +51,8 @@ func TestChromium(t *testing.T) {
 	t.Run("the page", func(t *testing.T) { testPage(t, chromium) })
 	t.Run("the page is quick", func(t *testing.T) { testPageSpeed(t, chromium) })
 	t.Run("the page looks", func(t *testing.T) { testPageLooks(t, chromium) })
+	t.Run("the page puts suggested code in", func(t *testing.T) { testPageChanges(t, chromium) })
+	t.Run("the page by keyboard", func(t *testing.T) { testPageKeyboard(t, chromium) })
 	t.Run("the page's panels", func(t *testing.T) { testPagePanels(t, chromium) })
 	t.Run("the page shares, keeps and hands out", func(t *testing.T) { testPageSharing(t, chromium) })
 	t.Run("the page's controls", func(t *testing.T) { testPageControls(t, chromium) })

@@ -122,6 +122,7 @@ test("a change can be made while its lines are what they were", () => {
   assert.equal(after(second, { from: 4, to: 7, insert: "2" }, undo), "one\n2\nthree");
   assert.equal(after(gone, { from: 4, to: 8 }), "applied");
   assert.equal(after(gone, { from: 4, to: 8 }, { from: 4, insert: "two\n" }), "one\nthree");
+  assert.equal(after(gone, { from: 4, to: 8 }, { from: 4, insert: "two\n" }, { from: 5, insert: "x" }), "changed");
 });
 
 test("a link leads to a stream, with a token where there is one", () => {

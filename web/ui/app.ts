@@ -2,6 +2,7 @@
 import type { Text } from "@codemirror/state";
 import { Athena, type AnalysisKind, type AnalysisRequest, type Finding, type Run, type TransportChoice } from "../client/index.js";
 import { SHA256 } from "../client/sha256.js";
+import { diff } from "./change.js";
 import { byID } from "./dom.js";
 import { findingsJSON, findingsSARIF, save, type Outcome } from "./download.js";
 import { Editor } from "./editor.js";
@@ -54,8 +55,21 @@ const editor = new Editor({
     if (option) option.text = label === undefined ? texts.detect : texts.detected(label);
   },
   refused: (why) => { results.fail(why); },
+  changed: () => {
+    mark(results.shown);
+    results.refreshChanges();
+  },
 });
-const results = new Results((f) => { editor.select(f); }, (all) => { mark(all); });
+const results = new Results({
+  jump: (f) => { editor.select(f); },
+  found: mark,
+  diff: (f) => diff(f, codeOfRun()),
+  state: (f) => editor.change(codeOfRun(), f),
+  apply: (f) => {
+    const doc = codeOfRun();
+    if (doc && editor.apply(doc, f)) results.say(texts.notApplied.applied);
+  },
+});
 const runs = new Runs(shown);
 const panel = new Panel(askProviders);
 const keyPanel = new KeyPanel(athena);
@@ -84,10 +98,13 @@ function clientOf(id: string): Athena {
   return token === undefined ? athena : new Athena({ token });
 }
 
+/** The code that the shown run is about, where that is known. */
+function codeOfRun(): Text | undefined { return runs.current?.code?.doc; }
+
 /** Shows what a run is about: marks in the code, or that it is of other code. */
 function mark(findings: readonly Finding[]): void {
   const e = runs.current;
-  const here = editor.mark(e?.code?.doc, findings);
+  const here = editor.mark(codeOfRun(), findings);
   el.other.hidden = here || !e?.code || findings.length === 0;
 }
 
@@ -360,7 +377,6 @@ byID("its-code", HTMLButtonElement).addEventListener("click", () => {
   const e = runs.current;
   if (!e?.code) return;
   editor.set(e.code.doc.toString(), e.code.name);
-  mark(e.shown.findings());
   editor.focus();
 });
 el.transport.addEventListener("change", () => { runs.current?.run?.useTransport(transportChoice()); });

@@ -41,20 +41,30 @@ export function changeOf(doc: Text, f: Finding): Change | undefined {
 export function changeSince(doc: Text, f: Finding, now: Text, since: ChangeDesc): Change | "applied" | "changed" {
   const was = changeOf(doc, f);
   if (!was) return "changed";
-  const begins = isEdge(doc, was.from, "from") ? "from" : "to", ends = isEdge(doc, was.to, "to") ? "to" : "from";
-  let applied = false;
-  // What stands right beside its place may be new lines, or its own that went and came back.
-  for (const inwards of [1, -1]) {
-    const from = since.mapPos(was.from, inwards), to = Math.max(from, since.mapPos(was.to, -inwards));
-    const text = now.sliceString(from, to);
-    const whole = isEdge(now, from, begins) && isEdge(now, to, ends);
-    if (whole && text === doc.sliceString(was.from, was.to)) return { from, to, insert: was.insert };
-    applied ||= text === was.insert && (whole || text === "");
-  }
+  const kept = linesSince(doc, was, now, since);
+  if (kept) return { ...kept, insert: was.insert };
+  const places = placesSince(doc, was, now, since);
+  const applied = was.insert === "" ? places.every((p) => p.from === p.to) : places.some((p) => p.whole && now.sliceString(p.from, p.to) === was.insert);
   return applied ? "applied" : "changed";
 }
 
-/** Whether a place is where a line begins or, with `to`, ends. */
+/** Where whole lines of a text are in the text as it is now; undefined where they have been changed. */
+export function linesSince(doc: Text, was: { from: number; to: number }, now: Text, since: ChangeDesc): { from: number; to: number } | undefined {
+  const lines = doc.sliceString(was.from, was.to);
+  const kept = placesSince(doc, was, now, since).find((p) => p.whole && now.sliceString(p.from, p.to) === lines);
+  return kept && { from: kept.from, to: kept.to };
+}
+
+/** Where lines can be now: what stands right beside their place may be new ones, or they themselves that went and came back. */
+function placesSince(doc: Text, was: { from: number; to: number }, now: Text, since: ChangeDesc): { from: number; to: number; whole: boolean }[] {
+  const begins = isEdge(doc, was.from, "from") ? "from" : "to", ends = isEdge(doc, was.to, "to") ? "to" : "from";
+  return [1, -1].map((inwards) => {
+    const from = since.mapPos(was.from, inwards), to = Math.max(from, since.mapPos(was.to, -inwards));
+    return { from, to, whole: isEdge(now, from, begins) && isEdge(now, to, ends) };
+  });
+}
+
+/** Whether a place is where a line begins or ends. */
 const isEdge = (text: Text, at: number, edge: "from" | "to"): boolean => text.lineAt(at)[edge] === at;
 
 /** What a finding's code changes, as lines; only what is put in, where nobody knows the text. */

@@ -9,6 +9,8 @@ import {
 import { classHighlighter } from "@lezer/highlight";
 import type { Finding, Severity } from "../client/index.js";
 import "./stylesheets.js";
+import { changeOf, changeSince, diff, linesSince } from "./change.js";
+import { diffView, type ChangeState } from "./changeview.js";
 import { editorTheme } from "./editortheme.js";
 import { detect, editorLanguage } from "./languages.js";
 import { texts } from "./texts.js";
@@ -28,6 +30,8 @@ export interface EditorOptions {
   /** What the text's language looks like; empty where nobody knows. */
   detected(language: string): void;
   refused(why: string): void;
+  /** The text is another, or has been changed; told at most once a frame. */
+  changed(): void;
 }
 
 /** The code, its name and the marks of what was found in it; and files that are dropped on it. */
@@ -39,6 +43,9 @@ export class Editor {
   #detecting: ReturnType<typeof setTimeout> | undefined;
   /** The text that the marks are about, and what has been changed since. */
   #marked: { doc: Text; since: ChangeDesc } | undefined;
+  /** What the marks are of. */
+  #marks: readonly Finding[] = [];
+  #frame = 0;
 
   constructor(private readonly options: EditorOptions) {
     const { box } = options;
@@ -109,9 +116,31 @@ export class Editor {
     if (!doc) this.#marked = undefined;
     else if (this.#marked?.doc !== doc) this.#marked = doc.eq(this.doc) ? { doc, since: ChangeSet.empty(doc.length) } : undefined;
     const m = this.#marked;
-    const marks = m ? findings.slice(0, maxMarks).map((f) => mark(f, this.#range(f, m))) : [];
-    this.#view.dispatch(setDiagnostics(this.#view.state, marks));
+    const marks = m ? findings.filter((f) => this.change(m.doc, f) !== "applied").slice(0, maxMarks) : [];
+    if (marks.length === this.#marks.length && marks.every((f, i) => f === this.#marks[i])) return m !== undefined; // they have moved with the text
+    this.#marks = marks;
+    this.#view.dispatch(setDiagnostics(this.#view.state, m ? marks.map((f) => this.#mark(f, m)) : []));
     return m !== undefined;
+  }
+
+  /** Whether a finding's code can be put in the place of its lines, in the text that it is about. */
+  change(doc: Text | undefined, f: Finding): ChangeState {
+    if (!doc) return "unknown";
+    if (this.#marked?.doc !== doc) return "other";
+    const change = changeSince(doc, f, this.doc, this.#marked.since);
+    return typeof change === "string" ? change : "ready";
+  }
+
+  /** Puts it there, as one step to undo. Reports whether it could. */
+  apply(doc: Text, f: Finding): boolean {
+    if (this.#marked?.doc !== doc) return false;
+    const changes = changeSince(doc, f, this.doc, this.#marked.since);
+    if (typeof changes === "string") return false;
+    this.#view.dispatch({
+      changes, selection: { anchor: changes.from }, userEvent: "input.complete",
+      effects: EditorView.scrollIntoView(changes.from, { y: "nearest", yMargin: 40 }),
+    });
+    return true;
   }
 
   /** Selects what a finding is about and brings it into view. */
@@ -133,11 +162,36 @@ export class Editor {
     const from = at(f.range.start.line, f.range.start.column);
     let to = at(f.range.end.line, f.range.end.column);
     if (to <= from) to = m.doc.lineAt(from).to; // no extent: the line from there
+    // Its own change that was taken back leaves it where it was.
+    const lines = changeOf(m.doc, f) ?? { from: m.doc.lineAt(from).from, to: m.doc.lineAt(to).to };
+    const kept = linesSince(m.doc, lines, this.doc, m.since);
+    if (kept) return { from: kept.from + from - lines.from, to: kept.from + to - lines.from };
     const start = m.since.mapPos(from, 1);
     return { from: start, to: Math.max(start, m.since.mapPos(to, -1)) };
   }
 
+  #mark(f: Finding, m: { doc: Text; since: ChangeDesc }): Diagnostic {
+    return {
+      ...this.#range(f, m), severity: lintSeverities[f.severity], message: f.message, source: f.rule, markClass: `sev-${f.severity}`,
+      ...(this.change(m.doc, f) === "ready" ? { actions: [{ name: texts.apply, apply: () => { this.apply(m.doc, f); } }] } : {}),
+      renderMessage: () => {
+        const e = document.createElement("div");
+        const head = e.appendChild(document.createElement("strong"));
+        head.textContent = `${texts.severities[f.severity]}: `;
+        e.append(f.message);
+        if (f.suggestion) {
+          const more = e.appendChild(document.createElement("div"));
+          more.className = "more";
+          more.textContent = f.suggestion;
+        }
+        if (f.replacement !== undefined) e.append(diffView(diff(f, m.doc)));
+        return e;
+      },
+    };
+  }
+
   #changed(u: ViewUpdate): void {
+    if (this.#frame === 0) this.#frame = requestAnimationFrame(() => { this.#frame = 0; this.options.changed(); });
     if (u.transactions.some((t) => t.annotation(another))) return;
     if (this.#marked) this.#marked.since = this.#marked.since.composeDesc(u.changes);
     // Whatever takes the place of all the text is another text.
@@ -159,22 +213,4 @@ export class Editor {
     const language = editorLanguage(this.#chosen || found) ?? [];
     if (this.#language.get(this.#view.state) !== language) this.#view.dispatch({ effects: this.#language.reconfigure(language) });
   }
-}
-
-function mark(f: Finding, range: { from: number; to: number }): Diagnostic {
-  return {
-    ...range, severity: lintSeverities[f.severity], message: f.message, source: f.rule, markClass: `sev-${f.severity}`,
-    renderMessage: () => {
-      const e = document.createElement("div");
-      const head = e.appendChild(document.createElement("strong"));
-      head.textContent = `${texts.severities[f.severity]}: `;
-      e.append(f.message);
-      if (f.suggestion) {
-        const more = e.appendChild(document.createElement("div"));
-        more.className = "more";
-        more.textContent = f.suggestion;
-      }
-      return e;
-    },
-  };
 }

@@ -28,6 +28,7 @@ export const editorTheme = EditorView.theme({
   ".cm-tooltip": { backgroundColor: "var(--panel)", color: "var(--text)", border: "1px solid var(--line)", borderRadius: "8px", maxWidth: "min(46em, 90vw)", boxShadow: "0 4px 16px #0003" },
   ".cm-tooltip.cm-tooltip-lint": { padding: "0", overflow: "hidden" },
   ".cm-diagnostic": { borderLeft: "3px solid var(--sev, var(--info))", padding: "8px 12px", fontFamily: "var(--sans)", fontSize: "13.5px" },
+  ".cm-diagnosticAction": { minHeight: "28px", margin: "6px 0 0", padding: "1px 12px", font: "13px var(--sans)", color: "var(--text)", backgroundColor: "var(--panel)", border: "1px solid var(--line)", borderRadius: "8px" },
   ".cm-lintRange": { backgroundImage: "none", textDecoration: "underline wavy var(--sev, var(--info)) 1.5px", textUnderlineOffset: "3px", textDecorationSkipInk: "none" },
   ".cm-lintRange-active": { backgroundColor: "color-mix(in srgb, var(--sev, var(--info)) 16%, transparent)" },
   ".cm-gutter-lint": { width: "16px" },

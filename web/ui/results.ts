@@ -1,6 +1,8 @@
 import type { AthenaEvent, Finding, Usage } from "../client/index.js";
 import { Attempts, describeAttempt } from "./attempts.js";
 import { MarkdownView } from "./markdown.js";
+import type { DiffLine } from "./change.js";
+import { ChangeView, type ChangeState } from "./changeview.js";
 import { byID } from "./dom.js";
 import { describeProblem } from "./problems.js";
 import { texts } from "./texts.js";
@@ -11,6 +13,19 @@ export interface Shown {
   reasoning(): string;
   findings(): readonly Finding[];
   usage(): Usage | undefined;
+}
+
+/** What results ask of the code that a run is about. */
+export interface CodeOfRun {
+  /** Leads to what a finding is about. */
+  jump(f: Finding): void;
+  /** Is told when there are other findings. */
+  found(all: readonly Finding[]): void;
+  /** What a finding's code changes. */
+  diff(f: Finding): DiffLine[];
+  /** Whether it can be put in. */
+  state(f: Finding): ChangeState;
+  apply(f: Finding): void;
 }
 
 /** Shows a run: findings, reasoning, answer and how it ended. */
@@ -30,11 +45,14 @@ export class Results {
   readonly #attempts = new Attempts();
   #run: Shown | undefined;
   #shown: readonly Finding[] = [];
+  readonly #changes = new Map<Finding, ChangeView>();
   #frame = 0;
   #said = "";
 
-  /** `jump` leads to what a finding is about; `found` is told when there are other findings. */
-  constructor(private readonly jump: (f: Finding) => void, private readonly found: (all: readonly Finding[]) => void) {}
+  constructor(private readonly code: CodeOfRun) {}
+
+  /** The findings that are shown. */
+  get shown(): readonly Finding[] { return this.#shown; }
 
   /** Shows another run from here on, with the events so far that tell of its way. */
   begin(run: Shown, notable: readonly AthenaEvent[] = []): void {
@@ -49,7 +67,7 @@ export class Results {
   clear(): void {
     this.#run = undefined;
     this.#shown = [];
-    this.#findings.replaceChildren();
+    this.#dropItems();
     this.#attempts.clear();
     this.#problem.hidden = true;
     this.#summary.hidden = true;
@@ -59,7 +77,7 @@ export class Results {
     this.#markdown.render("");
     this.#scroll.scrollTop = 0;
     this.say("");
-    this.found([]);
+    this.code.found([]);
   }
 
   /** Brings itself into view, where it is below what the user looks at. */
@@ -93,7 +111,7 @@ export class Results {
     switch (e.type) {
       case "started": this.say(texts.atWork(`${e.data.provider}${e.data.model ? ` (${e.data.model})` : ""}`)); break;
       case "failover":
-        if (e.data.discard) this.#findings.replaceChildren(); // new ones may follow before the next frame
+        if (e.data.discard) this.#dropItems(); // new ones may follow before the next frame
         this.say(`${describeAttempt(e) ?? ""}.`);
         break;
       case "queued": case "retrying": this.say(`${describeAttempt(e) ?? ""}.`, e.type); break;
@@ -127,19 +145,30 @@ export class Results {
     const atEnd = this.#scroll.scrollTop > 0 && this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 40;
     const findings = run.findings();
     const from = this.#shown.length > findings.length ? 0 : this.#findings.childElementCount;
-    if (from === 0) this.#findings.replaceChildren(); // a failover discarded them
+    if (from === 0) this.#dropItems(); // a failover discarded them
     if (findings.length !== this.#shown.length || from < findings.length) {
       for (const f of findings.slice(from)) this.#findings.append(this.#item(f));
       this.#shown = findings.slice();
       this.#findingsBox.hidden = findings.length === 0;
       this.#count.textContent = `(${findings.length})`;
-      this.found(this.#shown);
+      this.code.found(this.#shown);
+      this.refreshChanges();
     }
     const reasoning = run.reasoning();
     if (this.#reasoning.textContent.length !== reasoning.length || reasoning === "") this.#reasoning.textContent = reasoning;
     this.#reasoningBox.hidden = reasoning === "";
     this.#markdown.render(run.text());
     if (atEnd) this.#scroll.scrollTop = this.#scroll.scrollHeight;
+  }
+
+  /** Asks again which changes can be made. */
+  refreshChanges(): void {
+    for (const [f, view] of this.#changes) view.state = this.code.state(f);
+  }
+
+  #dropItems(): void {
+    this.#findings.replaceChildren();
+    this.#changes.clear();
   }
 
   #item(f: Finding): HTMLElement {
@@ -152,14 +181,19 @@ export class Results {
     const li = document.createElement("li");
     const b = document.createElement("button");
     b.type = "button";
-    b.dataset["sev"] = f.severity;
     b.append(part("sev", texts.severities[f.severity]), part("msg", f.message), part("where", texts.line(f.range.start.line)));
     const more = part("more", f.suggestion ?? "");
     if (f.suggestion) more.append(" ");
     more.append(part("rule", f.rule));
     b.append(more);
-    b.addEventListener("click", () => { this.jump(f); });
+    b.addEventListener("click", () => { this.code.jump(f); });
     li.append(b);
+    li.dataset["sev"] = f.severity;
+    if (f.replacement !== undefined) {
+      const view = new ChangeView(f, this.code.diff(f), () => { this.code.apply(f); });
+      this.#changes.set(f, view);
+      li.append(view.element);
+    }
     return li;
   }
 }
