@@ -14,7 +14,7 @@ export interface AthenaOptions {
   url?: string | URL;
   /** An API key or token, or what gets one; asked again with `renew` before it ends, and when the server says that it has. */
   token?: string | TokenSource;
-  /** Only this transport, where the server offers it, instead of the first that works. */
+  /** Only this transport, where the server offers it, instead of the first that works. "websocket" without a WebSocket is a TypeError. */
   forceTransport?: TransportChoice;
   /** For platforms without their own, such as Node 20 (npm `ws`). */
   WebSocket?: WebSocketConstructor;

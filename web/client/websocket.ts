@@ -28,7 +28,11 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
 
   const send = (command: object): string => {
     const id = String(++commands);
-    ws.send(JSON.stringify({ ...command, id }));
+    try {
+      ws.send(JSON.stringify({ ...command, id }));
+    } catch (e) { // Deno's and workerd's throw while they close
+      end(asLinkError(e, of));
+    }
     return id;
   };
   const abort = (): void => {
@@ -56,7 +60,7 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
   // than a heartbeat, ask.
   const listen = (): void => {
     clearTimeout(quiet);
-    quiet = setTimeout(() => { ws.send('{"type":"ping"}'); }, p.heartbeatMs * 1.5);
+    quiet = setTimeout(() => { send({ type: "ping" }); }, p.heartbeatMs * 1.5);
   };
 
   // What still comes of an earlier subscription to a stream is not taken for
