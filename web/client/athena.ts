@@ -204,7 +204,7 @@ export class Athena {
 
   /** Follows what the browser tells of the network and the page, while there are lines. */
   #listen(on: boolean): void {
-    if (typeof window === "undefined") return;
+    if (typeof document === "undefined") return; // React Native has a window that tells nothing
     const change = on ? "addEventListener" : "removeEventListener";
     for (const type of ["online", "pagehide", "pageshow"]) window[change](type, this.#heard);
     for (const type of ["visibilitychange", "resume"]) document[change](type, this.#heard);

@@ -206,3 +206,11 @@ test("a WebSocket that refuses what is sent while it closes, as Deno's does, is 
   fake.complete("a");
   assert.equal((await events).length, 2);
 });
+
+test("a window without a document, as React Native's, tells nothing and breaks nothing", async (t) => {
+  Object.assign(globalThis, { window: {} });
+  t.after(() => { Reflect.deleteProperty(globalThis, "window"); });
+  fake.text("a");
+  fake.complete("a");
+  assert.equal((await all(client().watch(fake.stream))).length, 2);
+});
