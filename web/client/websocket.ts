@@ -5,6 +5,7 @@ import type { Link, Opener, WebSocketLike } from "./link.js";
 /** A stream's subscription: the id of its command, and whether that was answered. */
 interface Subscription { id: string; after: number; live: boolean }
 
+/** What its errors begin with. */
 const of = "WebSocket: ";
 
 /** Opens a WebSocket, and subscribes to the streams when the welcome has come. */
