@@ -14,7 +14,7 @@ export interface AthenaOptions {
   url?: string | URL;
   /** An API key or token, or what gets one; asked again with `renew` before it ends, and when the server says that it has. */
   token?: string | TokenSource;
-  /** Only this transport, where the server offers it, instead of the first that works. */
+  /** Only this transport, where the server offers it, instead of the first that works. "websocket" without a WebSocket is a TypeError. */
   forceTransport?: TransportChoice;
   /** For platforms without their own, such as Node 20 (npm `ws`). */
   WebSocket?: WebSocketConstructor;
@@ -204,7 +204,7 @@ export class Athena {
 
   /** Follows what the browser tells of the network and the page, while there are lines. */
   #listen(on: boolean): void {
-    if (typeof window === "undefined") return;
+    if (typeof document === "undefined") return; // React Native has a window that tells nothing
     const change = on ? "addEventListener" : "removeEventListener";
     for (const type of ["online", "pagehide", "pageshow"]) window[change](type, this.#heard);
     for (const type of ["visibilitychange", "resume"]) document[change](type, this.#heard);

@@ -57,7 +57,7 @@ export async function sleep(ms: number, signal: AbortSignal, wake?: AbortSignal)
   try {
     await unless(signal, new Promise((resolve) => {
       timer = setTimeout(resolve, ms);
-      wake?.addEventListener("abort", resolve, over);
+      wake?.addEventListener("abort", resolve, { signal: over.signal });
     }));
   } finally {
     clearTimeout(timer);

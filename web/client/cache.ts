@@ -3,6 +3,7 @@
  * asking the same again costs nothing. Bounded; the least recently used goes first.
  */
 import { answerKey, isWhole, toStore, type AnswerStore, type Asked } from "./answers.js";
+import { unless } from "./backoff.js";
 import type { AthenaEvent } from "./events.js";
 import type { Transcript } from "./transcript.js";
 
@@ -22,6 +23,9 @@ export interface CacheOptions {
 
 /** Raised when what is stored changes its form; older databases are then emptied. */
 const version = 2;
+
+/** A database that says nothing for longer is as none: https://bugs.webkit.org/show_bug.cgi?id=226547 */
+const patienceMs = 2_000;
 
 interface Entry { key: string; size: number; at: number; used: number; hub: string; generation: string }
 
@@ -76,18 +80,20 @@ export class AnswerCache implements AnswerStore {
   }
 
   async #get(key: string, generation: string): Promise<readonly AthenaEvent[] | undefined> {
-    return this.#quietly(async () => {
-      const tx = await this.#begin();
-      const entries = tx.objectStore("entries");
-      const entry = await done<Entry | undefined>(entries.get(key));
-      if (!entry) return undefined;
-      if (this.#now() - entry.at > this.#maxAgeMs || (generation !== "" && entry.generation !== generation)) {
-        remove(tx, key);
-        return undefined;
-      }
-      entries.put({ ...entry, used: this.#now() });
-      return done<AthenaEvent[] | undefined>(tx.objectStore("answers").get(key));
-    });
+    return this.#quietly(() => unless(AbortSignal.timeout(patienceMs), this.#look(key, generation)));
+  }
+
+  async #look(key: string, generation: string): Promise<readonly AthenaEvent[] | undefined> {
+    const tx = await this.#begin();
+    const entries = tx.objectStore("entries");
+    const entry = await done<Entry | undefined>(entries.get(key));
+    if (!entry) return undefined;
+    if (this.#now() - entry.at > this.#maxAgeMs || (generation !== "" && entry.generation !== generation)) {
+      remove(tx, key);
+      return undefined;
+    }
+    entries.put({ ...entry, used: this.#now() });
+    return done<AthenaEvent[] | undefined>(tx.objectStore("answers").get(key));
   }
 
   /** Keeps an answer, in the place of those that were not used for the longest time. */

@@ -60,7 +60,7 @@ class Tab {
     private readonly name: Promise<string>, private readonly local: Carry,
     private readonly locks: Locks, private readonly patienceMs: number,
   ) {
-    if (typeof window === "undefined") return;
+    if (typeof document === "undefined") return;
     // A page in the back-forward cache must hold neither the lock nor the channel.
     window.addEventListener("pagehide", () => { this.#leave(); });
     window.addEventListener("pageshow", () => { if (this.#passengers.size > 0) this.#join(); });

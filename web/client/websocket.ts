@@ -5,6 +5,7 @@ import type { Link, Opener, WebSocketLike } from "./link.js";
 /** A stream's subscription: the id of its command, and whether that was answered. */
 interface Subscription { id: string; after: number; live: boolean }
 
+/** What its errors begin with. */
 const of = "WebSocket: ";
 
 /** Opens a WebSocket, and subscribes to the streams when the welcome has come. */
@@ -28,7 +29,11 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
 
   const send = (command: object): string => {
     const id = String(++commands);
-    ws.send(JSON.stringify({ ...command, id }));
+    try {
+      ws.send(JSON.stringify({ ...command, id }));
+    } catch (e) { // Deno's and workerd's throw while they close
+      end(asLinkError(e, of));
+    }
     return id;
   };
   const abort = (): void => {
@@ -56,7 +61,7 @@ export const openWebSocket: Opener = (p, sink) => new Promise<Link>((resolve, re
   // than a heartbeat, ask.
   const listen = (): void => {
     clearTimeout(quiet);
-    quiet = setTimeout(() => { ws.send('{"type":"ping"}'); }, p.heartbeatMs * 1.5);
+    quiet = setTimeout(() => { send({ type: "ping" }); }, p.heartbeatMs * 1.5);
   };
 
   // What still comes of an earlier subscription to a stream is not taken for

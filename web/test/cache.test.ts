@@ -175,6 +175,13 @@ test("without IndexedDB, or with one that fails, there is no cache and no error"
   assert.equal(starts(), 4);
 });
 
+test("an IndexedDB that never answers, as WebKit's may after a start, is not waited for", async () => {
+  script();
+  const silent = { open: () => ({}) };
+  const run = client({ cache: new AnswerCache({ indexedDB: silent }) }).analyze({ code: "x" });
+  assert.equal((await Promise.race([all(run), new Promise<[]>((r) => { setTimeout(r, 10_000, []).unref(); })])).length, 7);
+});
+
 test("what isn't a whole answer of a provider's is not kept", async () => {
   const cache = new AnswerCache({ indexedDB });
   await cache.keep(asked("a"), answer(1, { degraded: true }));

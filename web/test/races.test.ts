@@ -181,3 +181,36 @@ test("where there is no WebSocket others are used without a word, and insisting 
   assert.throws(() => new Athena({ url, forceTransport: "websocket" }).watch(fake.stream), missing);
   assert.deepEqual(fake.seen.slice(asked), []);
 });
+
+test("a WebSocket that refuses what is sent while it closes, as Deno's does, is one connection that is over", async () => {
+  let closing = false;
+  class Strict extends WebSocket {
+    override send(data: string): void {
+      if (closing) throw new DOMException("readyState is not OPEN", "InvalidStateError");
+      super.send(data);
+    }
+  }
+  fake.heartbeatMs = 40;
+  fake.text("a");
+  fake.text("b", "OTHER");
+  const athena = client({ WebSocket: Strict });
+  const run = athena.watch(fake.stream);
+  const events = all(run);
+  await until(run, (s) => s.cursor === 1);
+  closing = true;
+  const other = athena.watch("OTHER"); // subscribes
+  await setTimeout(70); // pings
+  closing = false;
+  await until(other, (s) => s.cursor === 1);
+  other.close();
+  fake.complete("a");
+  assert.equal((await events).length, 2);
+});
+
+test("a window without a document, as React Native's, tells nothing and breaks nothing", async (t) => {
+  Object.assign(globalThis, { window: {} });
+  t.after(() => { Reflect.deleteProperty(globalThis, "window"); });
+  fake.text("a");
+  fake.complete("a");
+  assert.equal((await all(client().watch(fake.stream))).length, 2);
+});
