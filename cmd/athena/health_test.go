@@ -86,7 +86,7 @@ func TestAWrongKeyIsKnownBeforeItIsNeeded(t *testing.T) {
 	up := providertest.NewUpstream(t, providertest.Script{})
 	up.RequireKey("another-key")
 	s := serve(t, openAIAt(up))
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		body := s.do("GET", "/v1/providers", "").body
 		if strings.Contains(body, `"health":{"ok":false,`) && strings.Contains(body, `"code":"unauthorized"`) {

@@ -114,7 +114,7 @@ func newNode(ctx context.Context, cfg *config.Serve, log zerolog.Logger) (_ *nod
 		Pool:             resilience.PoolLimits{CPU: cfg.CPULimit, Memory: cfg.MemoryLimit, Network: cfg.NetworkLimit},
 		TenantLimits:     accounting.Limits{RequestsPerMinute: cfg.TenantRequestsPerMinute, TokensPerMinute: cfg.TenantTokensPerMinute},
 		CredentialLimits: accounting.Limits{TokensPerMinute: cfg.LimitKeyTokens}, SharedLimits: newSharedTokens(cfg, n.limits.redis),
-		Keys:   n.bus,
+		Keys: n.bus, CacheGeneration: n.answers.generation.Name,
 		Logger: log.With().Str("part", "analyses").Logger(), Observer: observer{n.metrics, log.With().Str("part", "providers").Logger(), n.edge},
 	}
 	if n.answers.memory != nil {

@@ -169,6 +169,10 @@ type Options struct {
 	// Cache keeps whole answers, to give one again, marked as stale, when no
 	// provider can be reached; none are kept where it is nil.
 	Cache Cache
+	// CacheGeneration names the answers that are good now, those that are being
+	// given included: a request joins no job of another one. nil for always the
+	// same. It returns at once.
+	CacheGeneration func() string
 	// Degrade lets the offline analyser answer when no provider does and the
 	// request named none. A request's own word goes before this.
 	Degrade bool
@@ -216,6 +220,9 @@ type Options struct {
 
 // withDefaults returns o with its zero values replaced.
 func (o Options) withDefaults() Options {
+	if o.CacheGeneration == nil {
+		o.CacheGeneration = func() string { return "" }
+	}
 	o.MaxJobs = cmp.Or(o.MaxJobs, 256)
 	o.OverloadRetryAfter = cmp.Or(o.OverloadRetryAfter, 2*time.Second)
 	o.MaxCodeBytes = cmp.Or(o.MaxCodeBytes, 1<<20)

@@ -92,7 +92,7 @@ func (s *Service) Resume(ctx context.Context, r Resumption) error {
 	list = s.prefer(list, was, k.Request)
 	j := &job{s: s, req: k.Request, list: list, fallback: fallback, limit: left, interest: k.Interest, ready: make(chan struct{})}
 	close(j.ready)
-	j.key, j.cacheKey = shareKeyOf(k.Request, k.Owner)
+	j.key, j.cacheKey = s.shareKeyOf(k.Request, k.Owner)
 	j.info = Info{ID: r.ID, Provider: list[0].Name(), Model: list[0].model, Analysis: k.Request.Analysis, Language: language(k.Request),
 		Owner: k.Owner, Credential: k.Credential, RequestID: k.RequestID, Started: k.Started}
 	j.past = s.pastOf(past, list[0], r.Reason)

@@ -125,7 +125,7 @@ func (s *Service) Start(ctx context.Context, req *protocol.Request, o StartOptio
 	joined := false
 	start := func(confirm func(string) error) (id string, err error) {
 		j := &job{s: s, req: &r, list: list, fallback: fallback, limit: max(s.opts.TotalTimeout, 0), interest: 1, ready: make(chan struct{})}
-		j.key, j.cacheKey = shareKeyOf(&r, o.Owner)
+		j.key, j.cacheKey = s.shareKeyOf(&r, o.Owner)
 		// The request's values (a trace, say) stay with the job; its end does not.
 		j.ctx, j.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 		if id, joined, err = s.join(ctx, j); err != nil {

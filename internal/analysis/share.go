@@ -12,7 +12,8 @@ import (
 )
 
 // A shareKey names requests that want the same answer: the same owner's, with
-// the same provider, model, analysis, code and options. While one of them runs,
+// the same provider, model, analysis, code and options, in the same generation of
+// cached answers. While one of them runs,
 // a second one joins it: it watches the same stream from its beginning, and no
 // provider is called again. A request that doesn't want cached answers
 // (cache "refresh" or "bypass") wants a call of its own, and has the zero key.
@@ -20,13 +21,13 @@ type shareKey [sha256.Size]byte
 
 // shareKeyOf returns the key of a valid request: share is the one by which
 // others join it, keep the one by which its answer is cached.
-func shareKeyOf(r *protocol.Request, owner string) (share, keep shareKey) {
+func (s *Service) shareKeyOf(r *protocol.Request, owner string) (share, keep shareKey) {
 	if r.Cache == protocol.CacheBypass {
 		return shareKey{}, shareKey{}
 	}
 	h := sha256.New()
-	// The length keeps the owner and the key apart. A hash takes everything.
-	_, _ = fmt.Fprintf(h, "%d %s %s", len(owner), owner, protocol.CacheKey(r))
+	// The length keeps the owner and the rest apart. A hash takes everything.
+	_, _ = fmt.Fprintf(h, "%d %s %s %s", len(owner), owner, protocol.CacheKey(r), s.opts.CacheGeneration())
 	h.Sum(keep[:0])
 	if r.Cache == protocol.CacheUse {
 		share = keep

@@ -18,6 +18,8 @@ func TestEqualRequestsShareOneCall(t *testing.T) {
 		a.steps = []step{say("half "), wait(5 * time.Second), say("whole")}
 		o, ss, obs := plain(a), &streams{}, &observer{}
 		o.Streams, o.Observer = ss, obs
+		generation := "one"
+		o.CacheGeneration = func() string { return generation }
 		s := analysis.New(o)
 		same := request
 		same.Cache = protocol.CacheUse
@@ -49,6 +51,11 @@ func TestEqualRequestsShareOneCall(t *testing.T) {
 				t.Errorf("%s: %s, %v, %v", name, id, created, err)
 			}
 		}
+		generation = "two" // the answer that is being given is one of those that are no longer good
+		if id, created, err := s.Start(t.Context(), &same, analysis.StartOptions{Owner: "x"}); err != nil || !created || id == first {
+			t.Errorf("after the cache was cleared: %s, %v, %v", id, created, err)
+		}
+		generation = "one"
 		w := ss.get(first)
 		<-w.ended
 		checkStory(t, w, "started 1 a/m", `text 1 "half "`, `text 1 "whole"`, "completed a")

@@ -151,6 +151,17 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// steadily calls again what finds no leader: there is none for a moment between
+// two, which the nodes of a cluster that has just begun may have.
+func steadily(t testing.TB, call func() error) (err error) {
+	t.Helper()
+	eventually(t, "a leader", func() bool {
+		err = call()
+		return !errors.Is(err, backbone.ErrNoStore)
+	})
+	return err
+}
+
 // settled waits until the log has its three replicas.
 func settled(t testing.TB, b *backbone.Backbone) {
 	t.Helper()
@@ -285,7 +296,7 @@ func TestNodesOfAClusterHearEachOther(t *testing.T) {
 		defer stop()
 	}
 	eventually(t, "an answer of each", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		got, err := one.Gather(ctx, "topic", []byte("q"), 2)
 		if err != nil {

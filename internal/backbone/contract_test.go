@@ -96,10 +96,10 @@ func natsCluster(t *testing.T) string {
 }
 
 func contractLog(t *testing.T, b *backbone.Backbone) {
-	if _, err := b.ReadLog(t.Context(), "s1", 0, 0); !errors.Is(err, backbone.ErrNotFound) {
+	if err := steadily(t, func() error { _, err := b.ReadLog(t.Context(), "s1", 0, 0); return err }); !errors.Is(err, backbone.ErrNotFound) {
 		t.Errorf("no such stream: %v", err)
 	}
-	if _, err := b.LogFirst(t.Context(), "s1"); !errors.Is(err, backbone.ErrNotFound) {
+	if err := steadily(t, func() error { _, err := b.LogFirst(t.Context(), "s1"); return err }); !errors.Is(err, backbone.ErrNotFound) {
 		t.Errorf("the first of no such stream: %v", err)
 	}
 	all := fill(t, b, "s1", 30, 3)
@@ -148,18 +148,19 @@ func contractLog(t *testing.T, b *backbone.Backbone) {
 
 func contractRunning(t *testing.T, b *backbone.Backbone) {
 	ctx := t.Context()
-	if r, err := b.RunningRecord(ctx, "r1"); r.Revision != 0 || r.Value != nil || err != nil {
+	var r backbone.Record
+	read := func() (err error) { r, err = b.RunningRecord(ctx, "r1"); return err }
+	if err := steadily(t, read); r.Revision != 0 || r.Value != nil || err != nil {
 		t.Errorf("no record: %+v, %v", r, err)
 	}
-	if err := b.MarkRunning(ctx, "r1", []byte("a")); err != nil {
+	if err := steadily(t, func() error { return b.MarkRunning(ctx, "r1", []byte("a")) }); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the record", func() bool {
 		r, err := b.RunningRecord(ctx, "r1")
 		return err == nil && string(r.Value) == "a"
 	})
-	r, err := b.RunningRecord(ctx, "r1")
-	if err != nil {
+	if err := steadily(t, read); err != nil {
 		t.Fatal(err)
 	}
 	var wins atomic.Int32
@@ -271,11 +272,12 @@ func contractLeases(t *testing.T, b *backbone.Backbone) {
 
 func contractRequests(t *testing.T, b *backbone.Backbone) {
 	ctx := t.Context()
-	if got, err := b.KeptRequest(ctx, "q1"); got != nil || err != nil {
-		t.Errorf("none kept: %q, %v", got, err)
+	var kept []byte
+	if err := steadily(t, func() (err error) { kept, err = b.KeptRequest(ctx, "q1"); return err }); kept != nil || err != nil {
+		t.Errorf("none kept: %q, %v", kept, err)
 	}
 	big := bytes.Repeat([]byte("x"), backbone.MaxRequestBytes)
-	if err := b.KeepRequest(ctx, "q1", big); err != nil {
+	if err := steadily(t, func() error { return b.KeepRequest(ctx, "q1", big) }); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the request", func() bool {
@@ -380,7 +382,7 @@ func contractMessages(t *testing.T, b *backbone.Backbone) {
 	if got, err := b.Gather(ctx, "topic", []byte("all"), 2); len(got) != 2 || err != nil {
 		t.Errorf("two of three: %q, %v", got, err)
 	}
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, time.Second) // in which two answer, on a busy machine too
 	defer cancel()
 	if got, err := b.Gather(short, "topic", []byte("few"), 3); len(got) != 2 || err != nil {
 		t.Errorf("two answer, and the time ends: %q, %v", got, err)
@@ -401,7 +403,7 @@ func TestGatherLeavesNothingBehind(t *testing.T) {
 	defer stop()
 	before := backbone.Subscriptions(b)
 	for range 100 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if got, err := b.Gather(ctx, "topic", []byte("q"), 1); len(got) != 1 || err != nil {
 			t.Fatal(got, err)
 		}

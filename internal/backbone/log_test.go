@@ -28,8 +28,13 @@ func fill(t testing.TB, b *backbone.Backbone, id string, batches, events int) []
 	for i := range batches {
 		next := batch(uint64(i*events+1), events)
 		next.End = i == batches-1
-		var err error
-		if pos, err = b.AppendLog(context.Background(), id, pos, next); err != nil {
+		if err := steadily(t, func() error {
+			stored, err := b.AppendLog(context.Background(), id, pos, next)
+			if err == nil {
+				pos = stored
+			}
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, next)

@@ -57,7 +57,7 @@ func TestHistoryComesFromItsOwnerOrFailsAtOnce(t *testing.T) {
 	if _, err := b.AskHistory(t.Context(), "s1", nil); !errors.Is(err, backbone.ErrNoOwner) {
 		t.Errorf("nobody serves it: %v", err)
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 5*time.Second { // half of what a question may take
 		t.Errorf("it took %v to say so", d)
 	}
 	stop, err := b.ServeHistory("s1", func(q []byte) []byte {

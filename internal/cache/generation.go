@@ -79,9 +79,10 @@ func (g *Generation) Announced() {
 	}
 }
 
-// Run reads the mark when it has been announced, and from time to time, until ctx
-// ends.
+// Run reads the mark at once, since announcements are heard only now, when it has
+// been announced, and from time to time, until ctx ends.
 func (g *Generation) Run(ctx context.Context) {
+	g.Announced()
 	tick := time.NewTicker(g.opts.Every)
 	defer tick.Stop()
 	for {

@@ -63,6 +63,7 @@ func TestAGenerationIsAnotherOneOnAllNodesAfterItWasRaised(t *testing.T) {
 		for _, g := range []*cache.Generation{a, b, deaf} {
 			go g.Run(ctx)
 		}
+		synctest.Wait()
 		first := a.Name()
 		if !regexp.MustCompile(`^[0-9a-f]{16}$`).MatchString(first) || b.Name() != first || changes.Swap(0) != 3 {
 			t.Errorf("the first are %q and %q", first, b.Name())
@@ -79,15 +80,22 @@ func TestAGenerationIsAnotherOneOnAllNodesAfterItWasRaised(t *testing.T) {
 		if deaf.Name() != second || changes.Load() != 3 {
 			t.Errorf("who missed the announcement has %q, want %q; %d changes", deaf.Name(), second, changes.Load())
 		}
-		if again := node(); again.Name() != second {
+		again := node()
+		if again.Name() != second {
 			t.Errorf("a node that starts later has %q, want %q", again.Name(), second)
 		}
-		other := cache.NewGeneration(ctx, cache.GenerationOptions{Mark: m, Made: "v2"})
-		if other.Name() == second {
-			t.Error("answers that are made of something else have the same generation")
-		}
-		if third, err := a.Raise(ctx); err != nil || third == second || third == first {
+		third, err := a.Raise(ctx) // while it doesn't hear announcements yet
+		if err != nil || third == second || third == first {
 			t.Errorf("the third is %q, %v", third, err)
+		}
+		go again.Run(ctx)
+		synctest.Wait()
+		if again.Name() != third {
+			t.Errorf("a node that begins to follow has %q, want %q", again.Name(), third)
+		}
+		other := cache.NewGeneration(ctx, cache.GenerationOptions{Mark: m, Made: "v2"})
+		if other.Name() == third {
+			t.Error("answers that are made of something else have the same generation")
 		}
 	})
 }
