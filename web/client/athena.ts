@@ -158,7 +158,7 @@ export class Athena {
   /** Metadata of a stream. */
   async metadata(stream: string, signal?: AbortSignal): Promise<JSONObject> {
     const m = await this.#json("GET", `v1/streams/${encodeURIComponent(stream)}`, signal);
-    if (!isObject(m)) throw new AthenaError(problem("invalid_response", "The server's answer is not what it should be"));
+    if (!isObject(m)) throw new AthenaError(problem("invalid_response", "The server's answer is malformed"));
     return m;
   }
 

@@ -284,7 +284,7 @@ export function parseNegotiation(v: unknown): Negotiation {
   if (!isObject(v) || !Array.isArray(v["transports"])) throw new MalformedError("the negotiation names no transports");
   const offers: Offer[] = [];
   for (const o of v["transports"] as unknown[]) {
-    if (!isObject(o)) throw new MalformedError("an offered transport is not an object");
+    if (!isObject(o)) throw new MalformedError("a transport is not an object");
     const name = transportNames.find((n) => n === o["name"]);
     if (name) offers.push({ name, url: str(o, "url") }); // others are for newer clients
   }

@@ -190,11 +190,12 @@ const pollWaitMs = 25_000;
 /** Polls; the first answer, which is asked for without waiting, proves it. */
 export const openLongPoll: Opener = (p, sink) => new Promise<Link>((resolve, reject) => {
   const link = new Fetched("long-poll", p, sink, resolve, reject);
+  let soonest: unknown;
   void link.run("application/json", async (r, current) => {
     const text = await r.text();
     if (!current()) return undefined;
     const answer: unknown = JSON.parse(text);
-    if (!isObject(answer) || !Array.isArray(answer["events"])) throw new Error("the answer to a poll has no events");
+    if (!isObject(answer) || !Array.isArray(answer["events"])) throw new Error("the answer has no events");
     const events = (answer["events"] as unknown[]).map(parseEvent);
     link.prove(undefined);
     sink.told(answer);
@@ -202,6 +203,9 @@ export const openLongPoll: Opener = (p, sink) => new Promise<Link>((resolve, rej
     link.give(events);
     if (answer["done"] === true) return nothingFollows();
     const move = answer["retry_after_ms"]; // the node is going away; another one answers then
-    return typeof move === "number" ? new LinkError("reconnect", "the server asks to move", move) : undefined;
+    if (typeof move === "number") return new LinkError("reconnect", "the server asks to move", move);
+    if (events.length === 0) await soonest; // who answers so at once would be asked in a tight loop
+    soonest = new Promise((again) => { setTimeout(again, 250); });
+    return undefined;
   });
 });

@@ -143,20 +143,22 @@ test("an iterator that is left wakes who waits for its next event", async () => 
   assert.deepEqual(await Promise.race([next, setTimeout(1000)]), { done: true, value: undefined });
 });
 
-test("a server that asks to come back at once, again and again, is not pestered", async () => {
-  let polls = 0;
-  const run = client({
-    forceTransport: "long-poll", backoff: {},
-    fetch: (input, init) => {
-      if (!String(input).includes("wait=")) return fetch(input, init);
-      polls++;
-      return Promise.resolve(Response.json({ events: [], cursor: "", done: false, retry_after_ms: 0 }));
-    },
-  }).watch(fake.stream);
-  await setTimeout(500);
-  run.close();
-  assert.ok(polls > 0 && polls < 25, `${polls} polls in half a second`);
-});
+for (const [what, answer] of [["asks to come back at once", { retry_after_ms: 0 }], ["answers at once with nothing", {}]] as const) {
+  test(`a server that ${what}, again and again, is not pestered`, async () => {
+    let polls = 0;
+    const run = client({
+      forceTransport: "long-poll", backoff: {},
+      fetch: (input, init) => {
+        if (!String(input).includes("wait=")) return fetch(input, init);
+        polls++;
+        return Promise.resolve(Response.json({ events: [], cursor: "", done: false, ...answer }));
+      },
+    }).watch(fake.stream);
+    await setTimeout(500);
+    run.close();
+    assert.ok(polls > 0 && polls < 25, `${polls} polls in half a second`);
+  });
+}
 
 test("where there is no WebSocket others are used without a word, and insisting on one is an error at once", async (t) => {
   const platform = Object.getOwnPropertyDescriptor(globalThis, "WebSocket");
