@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -291,6 +292,28 @@ func TestPollsGoOnAfterWhatCameAndWaitWhereAServerShutsDown(t *testing.T) {
 		got := follow(t, pipeTo(t, clienttest.NewServer(s, poll(0, 1, `,"done":true`)), protocol.TransportLongPoll), s.ID)
 		if got.err == nil || !strings.Contains(got.err.Error(), "that is not its end") {
 			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func TestWhoAnswersPollsAtOnceWithNothingIsNotAskedInATightLoop(t *testing.T) {
+	s := clienttest.StreamOf(t, "one")
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		server := clienttest.NewServer(s, func(w http.ResponseWriter, _ *http.Request, _ int) {
+			asked.Add(1)
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"events":[],"cursor":"0"}`)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		for _, err := range pipeTo(t, server, protocol.TransportLongPoll).Watch(s.ID, nil).Events(ctx) {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		}
+		if n := asked.Load(); n < 10 || n > 50 {
+			t.Errorf("asked %d times in 10 s", n)
 		}
 	})
 }

@@ -17,14 +17,21 @@ const (
 	longestPoll = 25 * time.Second
 	// maxPollBytes bounds one answer.
 	maxPollBytes = 64 << 20
+	// emptyPause is the least time from one poll without news to the next. Only
+	// what is no Athena, a cache say, answers sooner.
+	emptyPause = 250 * time.Millisecond
 )
 
 // poll asks again and again for what follows.
 func (a *attempt) poll(ctx context.Context) error {
 	for {
+		asked, from := time.Now(), a.seen.Cursor()
 		err := a.pollOnce(ctx)
 		if err != nil || a.seen.Terminal() != nil {
 			return err
+		}
+		if a.seen.Cursor() == from {
+			sleep(ctx, emptyPause-time.Since(asked))
 		}
 		a.retry.reset()
 		if d, ok := a.client.untilBetter(); ok && d <= 0 {

@@ -43,7 +43,12 @@ func (r *retry) wait(ctx context.Context, atLeast time.Duration) bool {
 	if time.Since(r.since)+pause > r.patience {
 		return false
 	}
-	timer := time.NewTimer(pause)
+	return sleep(ctx, pause)
+}
+
+// sleep waits. It is false if ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
