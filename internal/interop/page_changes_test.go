@@ -36,8 +36,9 @@ func changes() []providertest.Piece {
 	return append(pieces, providertest.Piece{Text: "That is all."})
 }
 
-// testPageChanges puts suggested code into the editor, and takes it out again.
-func testPageChanges(t *testing.T, chromium context.Context) {
+// openTabWithChanges opens a page that shows changes for changeable.
+func openTabWithChanges(t *testing.T, chromium context.Context) *tab {
+	t.Helper()
 	h := startHub(t)
 	h.upstream.answerWith(changes()).goOn(stages)
 	p := openTab(t, chromium, h.url)
@@ -45,7 +46,14 @@ func testPageChanges(t *testing.T, chromium context.Context) {
 	p.do(chromedp.Click("#code", chromedp.NodeVisible))
 	p.paste(changeable)
 	p.do(chromedp.Click("#run", chromedp.NodeEnabled))
-	p.until(`$("state").textContent === "Ended" && document.querySelectorAll("#findings .change").length === 2 && document.querySelectorAll(".cm-lintRange").length > 0`)
+	p.until(`$("state").textContent === "Ended" && document.querySelectorAll("#findings .change").length === 2`)
+	return p
+}
+
+// testPageChanges puts suggested code into the editor, and takes it out again.
+func testPageChanges(t *testing.T, chromium context.Context) {
+	p := openTabWithChanges(t, chromium)
+	p.until(`document.querySelectorAll(".cm-lintRange").length > 0`)
 	for _, l := range looks {
 		p.do(chromedp.EmulateViewport(l.width, l.height))
 		get[bool](p, `(document.querySelector("#findings-box").scrollIntoView({ behavior: "instant" }), true)`)

@@ -37,14 +37,8 @@ const atControl = `((i) => new Promise((resolve) => {
 // testPageKeyboard goes through the page by Tab: each control has its turn, in
 // the order in which they are read, and is seen to have it.
 func testPageKeyboard(t *testing.T, chromium context.Context) {
-	h := startHub(t)
-	h.upstream.answerWith(changes()).goOn(stages)
-	p := openTab(t, chromium, h.url)
-	p.choose("provider", "openai")
-	p.do(chromedp.Click("#code", chromedp.NodeVisible))
-	p.paste(changeable)
-	p.do(chromedp.Click("#run", chromedp.NodeEnabled))
-	p.until(`$("state").textContent === "Ended" && document.querySelectorAll("#findings .change").length === 2 && !$("summary").hidden`)
+	p := openTabWithChanges(t, chromium)
+	p.until(`!$("summary").hidden`)
 	p.do(chromedp.KeyEvent(kb.Tab)) // by keyboard from here on
 	for _, l := range looks[1:] {
 		p.do(chromedp.EmulateViewport(l.width, l.height))
